@@ -1,0 +1,10 @@
+"""Run the demo server: ``python -m mcpsync.demo``."""
+
+from __future__ import annotations
+
+import sys
+
+from . import main
+
+if __name__ == "__main__":
+    sys.exit(main())
