@@ -1,0 +1,1 @@
+"""The protocol itself: pure functions and data, no I/O, no threads, no clock."""
