@@ -1,0 +1,1 @@
+"""Blocking transports: how messages reach a server and come back."""
