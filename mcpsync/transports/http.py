@@ -1,0 +1,309 @@
+"""Streamable HTTP: every message is a POST, its answer a body or an event stream.
+
+In the modern era a request needs nothing but the thread that makes it. What legacy
+sessions add is in :mod:`._http_session`.
+
+Specification: 2026-07-28, basic/transports/streamable-http.
+"""
+
+from __future__ import annotations
+
+import threading
+import urllib.parse
+from typing import Any, Dict, Mapping, Optional, Union
+
+from .._deadline import Deadline, watchdog
+from .._lifecycle import Enrolled, enrol
+from ..exceptions import (
+    ClientClosed,
+    ConfigError,
+    InvalidMessage,
+    LocalProtocolError,
+    MCPError,
+    SessionExpired,
+)
+from ..protocol.headers import valid_session_id
+from ..protocol.jsonrpc import Message, Notification, Outgoing, Response
+from ._http_exchange import ACCEPT, HTTPExchange
+from ._http_session import Listener, Session
+from ._http_wire import Configure, HTTPWire, TokenAuthorizer, bare_url
+from ._weak import weakly
+from .base import Authorizer, Exchange, Limits, Note, Profile, Transport, Unsolicited
+
+__all__ = ["StreamableHTTPTransport"]
+
+_POOL_SIZE = 64
+
+#: How long the server may take to hear that its session is over.
+_DELETE_SECONDS = 2.0
+
+
+class StreamableHTTPTransport(Transport, Enrolled):
+    """A server at a URL.
+
+    Args:
+        url: the MCP endpoint.
+        headers: for every request.
+        auth: a bearer token, or an authentication object of ``requests``; sent to
+            this server's own origin only.
+        verify: ``False`` turns certificate checks off; a path names a bundle.
+        cert: a client certificate, as ``requests`` takes it.
+        proxies: by scheme, as ``requests`` takes them; by default the proxy variables
+            of the environment, read when the transport is opened.
+        configure: gets the ``requests.Session`` before its first use, and may set
+            adapters, certificates and proxies.
+        name: how the server is called in messages, logs and thread names.
+
+    Its methods may be called from any thread. Redirects are not followed, cookies are
+    not kept, and ``~/.netrc`` is not read.
+    """
+
+    kind = "http"
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Optional[Mapping[str, str]] = None,
+        auth: Any = None,
+        verify: Union[None, bool, str] = None,
+        cert: Any = None,
+        proxies: Optional[Mapping[str, str]] = None,
+        configure: Optional[Configure] = None,
+        name: Optional[str] = None,
+        limits: Optional[Limits] = None,
+    ) -> None:
+        self.url = _checked(url)
+        self.name = name or urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+        self.limits = limits or Limits()
+        self._settings: Dict[str, Any] = {
+            "headers": headers,
+            "auth": auth,
+            "verify": verify,
+            "cert": cert,
+            "proxies": proxies,
+            "configure": configure,
+        }
+        self.wire = HTTPWire(
+            url,
+            self.name,
+            headers or {},
+            _authorizer(auth),
+            verify,
+            cert,
+            proxies,
+            configure,
+            _POOL_SIZE,
+        )
+        self.stopped = False
+        self._unsolicited: Optional[Unsolicited] = None
+        self._session: Optional[Session] = None
+        self._offered: Optional[str] = None
+        self._listener: Optional[Listener] = None
+        self._make_lock()
+        enrol(self)
+
+    def _make_lock(self) -> None:
+        # Guards the table of exchanges in flight and the final state.
+        # Never while held: I/O, aborting.
+        # Taken by calls that begin or end, by the listener and by close().
+        self._lock = threading.Lock()
+        self._exchanges: Dict[int, HTTPExchange] = {}
+
+    def __repr__(self) -> str:
+        return "%s(%r)" % (type(self).__name__, bare_url(self.url))
+
+    # --- life ---------------------------------------------------------------
+
+    def open(self, on_unsolicited: Unsolicited, deadline: Deadline) -> None:
+        if self.stopped:
+            raise ClientClosed("the client is closed", server=self.name)
+        self._unsolicited = weakly(on_unsolicited)
+        self.wire.open()
+
+    @property
+    def alive(self) -> bool:
+        return not self.stopped
+
+    def offer(self, session_id: Optional[str]) -> None:
+        """Note the session id that came with the answer to the handshake."""
+        if session_id is not None and not valid_session_id(session_id):
+            raise InvalidMessage(
+                "the server's session id has characters that are not allowed",
+                server=self.name,
+            )
+        self._offered = session_id
+
+    def establish(self, profile: Optional[Profile]) -> None:
+        before = self._session
+        if profile is None:
+            self._session = self._offered = None
+            self._stop_listening()
+            return
+        if before is None or before.profile.headers != profile.headers:
+            self.generation += 1
+        offered = self._offered if profile.session else None
+        self._session = Session(offered, profile, self.generation)
+        if profile.listen_stream and self._listener is None:
+            self._listener = Listener(self, self._session)
+            self._listener.start(Deadline.after(None))
+
+    def _stop_listening(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.stop()
+
+    def switch(self, kind: str) -> Transport:
+        if kind != "http+sse":
+            return super().switch(kind)
+        from .sse import SSETransport
+
+        return SSETransport(
+            self.url, name=self.name, limits=self.limits, **self._settings
+        )
+
+    def close(self, timeout: Optional[float] = None) -> None:
+        with self._lock:
+            already, self.stopped = self.stopped, True
+            exchanges = list(self._exchanges.values())
+        for exchange in exchanges:
+            exchange.shut()
+        listener = self._listener
+        self._stop_listening()
+        if not already:
+            self._delete(_DELETE_SECONDS if timeout is None else timeout)
+        self.wire.close()
+        if listener is not None:
+            listener.join(_DELETE_SECONDS if timeout is None else timeout)
+
+    def _delete(self, seconds: float) -> None:
+        """Tell the server that the session is over; it need not care."""
+        session, self._session = self._session, None
+        if session is None or session.id is None or seconds <= 0:
+            return
+        if not session.profile.delete_on_close:
+            return
+        abort = self.wire.abort(Deadline.after(seconds))
+        try:
+            with watchdog.guard(abort.deadline, lambda: abort.abort("deadline")):
+                response = self.wire.send("DELETE", session.headers(), None, abort)
+                self.wire.discard(response, abort)
+        except MCPError:
+            return
+
+    def abandon(self) -> None:
+        self.stopped = True
+        listener = self._listener
+        if listener is not None:
+            listener.cut()
+        self.wire.sockets.drop()
+
+    def begin_exit(self) -> None:
+        self.stopped = True
+
+    def finish_exit(self, seconds: float) -> None:
+        if self._session is not None:
+            self._delete(min(seconds, _DELETE_SECONDS))
+
+    def after_fork_in_child(self) -> None:
+        # No farewell: the session and the sockets are the parent's.
+        self.wire.after_fork()
+        self._make_lock()
+        self._session = self._offered = None
+        self._listener = None
+
+    # --- messages -----------------------------------------------------------
+
+    def begin(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
+        assert outgoing.id is not None
+        exchange = HTTPExchange(self, outgoing, self._session, deadline)
+        with self._lock:
+            if self.stopped:
+                raise ClientClosed("the client is closed", server=self.name)
+            if len(self._exchanges) >= self.limits.pending_requests:
+                raise LocalProtocolError(
+                    "%d requests are in flight already" % len(self._exchanges),
+                    server=self.name,
+                )
+            self._exchanges[outgoing.id] = exchange
+        return exchange
+
+    def forget(self, exchange: HTTPExchange) -> None:
+        """Take an exchange out of the table; its unread questions are still asked."""
+        with self._lock:
+            if exchange.outgoing.id is not None:
+                self._exchanges.pop(exchange.outgoing.id, None)
+        for message in exchange.leftovers():
+            self.tell(message)
+
+    def send(self, outgoing: Outgoing, deadline: Deadline) -> None:
+        session = self._session
+        headers = {
+            "Accept": ACCEPT,
+            "Content-Type": "application/json",
+            **self._session_headers(),
+            **outgoing.headers,
+        }
+        abort = self.wire.abort(deadline)
+        with watchdog.guard(deadline, lambda: abort.abort("deadline")):
+            response = self.wire.send("POST", headers, outgoing.body, abort)
+            body = self.wire.discard(response, abort)
+        status = response.status_code
+        if status == 404 and session is not None and session.id is not None:
+            raise SessionExpired(generation=session.generation, server=self.name)
+        if not 200 <= status < 300:
+            raise self.wire.refusal(response, body)
+
+    def _session_headers(self) -> Dict[str, str]:
+        if self._session is not None:
+            return self._session.headers()
+        # The handshake's last message belongs to the session that it completes.
+        return {} if self._offered is None else {"Mcp-Session-Id": self._offered}
+
+    def route(self, message: Message) -> None:
+        """Take a message from the server's own stream."""
+        exchange = self._exchange_of(message)
+        if exchange is not None:
+            exchange.deliver(message)
+        elif not isinstance(message, Response):
+            self.tell(message)
+
+    def _exchange_of(self, message: Message) -> Optional[HTTPExchange]:
+        key: object = None
+        if isinstance(message, Response):
+            key = message.id
+        elif isinstance(message, Notification):
+            if message.method == "notifications/progress":
+                key = message.params.get("progressToken")
+        if type(key) is not int:
+            return None
+        with self._lock:
+            return self._exchanges.get(key)
+
+    def tell(self, message: Union[Message, Note]) -> None:
+        """Pass on what belongs to no exchange."""
+        unsolicited = self._unsolicited
+        if unsolicited is not None:
+            unsolicited(message)
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        parts.port
+    except ValueError:
+        raise ConfigError("%s is no URL" % bare_url(url)) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("%s is no http or https URL" % bare_url(url))
+    if any(ord(character) <= 0x20 for character in url):
+        raise ConfigError("%s: a URL cannot hold spaces" % bare_url(url))
+    return url
+
+
+def _authorizer(auth: Any) -> Optional[Authorizer]:
+    if auth is None:
+        return None
+    if hasattr(auth, "authorize") and hasattr(auth, "repair"):
+        authorizer: Authorizer = auth
+        return authorizer
+    return TokenAuthorizer(auth)
