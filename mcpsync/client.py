@@ -1,0 +1,608 @@
+"""The client: one short method for every verb of the protocol."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Union,
+)
+
+from ._calls import Call, PendingCall, map_calls
+from ._connection import Connector, Established
+from ._deadline import Deadline, Timeout
+from ._dispatch import Dispatcher, OnLog, OnNotification
+from ._listings import KnownTools
+from ._paging import Pager, Seconds, read_result
+from ._questions import OnElicitation, OnSampling, Questions, Roots
+from ._requests import OnProgress, Plan, Requester
+from ._targets import Target, transport_for
+from ._text import clean
+from ._toolcalls import ToolCalls, ToolPager
+from ._tools import ToolNamespace
+from ._version import __version__
+from .exceptions import (
+    InvalidArguments,
+    LocalProtocolError,
+    MCPError,
+    RemoteProtocolError,
+)
+from .hooks import Hooks
+from .protocol.eras import ClientFacts
+from .protocol.negotiation import versions_for
+from .transports.base import Limits
+from .types import (
+    CallToolResult,
+    CompleteResult,
+    GetPromptResult,
+    Implementation,
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    ListToolsResult,
+    Prompt,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    ServerCapabilities,
+    Tool,
+)
+
+__all__ = ["Client"]
+
+JSON = Any
+_log = logging.getLogger("mcpsync")
+
+_LOG_LEVELS = (
+    "debug",
+    "info",
+    "notice",
+    "warning",
+    "error",
+    "critical",
+    "alert",
+    "emergency",
+)
+
+
+class Client:
+    """A connection to one MCP server, made when it is first needed.
+
+    Takes the same arguments as :func:`mcpsync.connect`, which see, and does no I/O
+    until :meth:`open`, ``with``, or the first call. A client may be shared by any
+    number of threads; in a forked child it opens a connection of its own.
+
+    Every verb takes ``timeout=``: seconds in total, a :class:`mcpsync.Timeout`, or
+    ``None`` for the client's default, and raises :class:`mcpsync.MCPError`.
+
+    Attributes:
+        name: how the server is called in messages, logs and thread names.
+        timeout: the default for calls.
+        tools: the server's tools as functions: ``client.tools.add(a=1, b=2)``.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        name: Optional[str] = None,
+        timeout: Seconds = None,
+        startup_timeout: float = 30.0,
+        protocol: str = "auto",
+        auth: Any = None,
+        headers: Optional[Mapping[str, str]] = None,
+        env: Optional[Mapping[str, str]] = None,
+        cwd: Any = None,
+        on_elicitation: Optional[OnElicitation] = None,
+        on_sampling: Optional[OnSampling] = None,
+        roots: Optional[Roots] = None,
+        on_log: Optional[OnLog] = None,
+        on_notification: Optional[OnNotification] = None,
+        log_level: Optional[str] = None,
+        validate: str = "output",
+        limits: Optional[Limits] = None,
+        hooks: Sequence[object] = (),
+        client_info: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        versions_for(protocol)
+        if validate not in ("output", "warn", "off"):
+            raise InvalidArguments(
+                "validate must be 'output', 'warn' or 'off', not %s"
+                % clean(repr(validate), 60)
+            )
+        options = {"auth": auth, "headers": headers, "env": env, "cwd": cwd}
+        transport = transport_for(target, name, limits, options)
+        self.name = transport.name
+        self.timeout = Timeout.of(timeout, Timeout())
+        limits = limits or Limits()
+        observers = Hooks(self.name, hooks)
+        questions = Questions(self.name, on_elicitation, on_sampling, roots)
+        dispatcher = Dispatcher(self.name, questions, limits, on_log, on_notification)
+        info = dict(client_info or {"name": "mcpsync", "version": __version__})
+        ids = itertools.count(1)
+        self._connector = Connector(
+            transport,
+            protocol,
+            ClientFacts(info, questions.capabilities()),
+            dispatcher,
+            ids,
+            float(startup_timeout),
+            limits,
+            observers,
+            wants_stream=bool(questions.any or on_notification or on_log),
+        )
+        if log_level is not None:
+            self._connector.log_level = _checked_level(log_level)
+        self._requester = Requester(
+            self.name, self._connector, dispatcher, questions, ids, limits
+        )
+        self._make_listings(limits)
+        self._calls = ToolCalls(
+            self.name, self._run, self._tools, self._known, observers, validate
+        )
+        self._entered = False
+        self.tools = ToolNamespace(self)
+
+    def _make_listings(self, limits: Limits) -> None:
+        facts = (self.name, self._run, limits)
+        self._known = KnownTools()
+        self._tools = ToolPager(self._known, self._established, *facts)
+        self._resources: Pager[Resource, ListResourcesResult] = Pager(
+            *facts, ListResourcesResult, "resources/list", "resources"
+        )
+        self._templates: Pager[ResourceTemplate, ListResourceTemplatesResult] = Pager(
+            *facts,
+            ListResourceTemplatesResult,
+            "resources/templates/list",
+            "resource_templates",
+        )
+        self._prompts: Pager[Prompt, ListPromptsResult] = Pager(
+            *facts, ListPromptsResult, "prompts/list", "prompts"
+        )
+
+    # --- life ---------------------------------------------------------------
+
+    def open(self) -> "Client":
+        """Connect now, within ``startup_timeout`` seconds; does nothing if open."""
+        self._established()
+        return self
+
+    def close(self, timeout: Optional[float] = None) -> None:
+        """End the connection; calls in flight raise :class:`mcpsync.ClientClosed`.
+
+        Idempotent, from any thread. Takes a few seconds at most, or `timeout`.
+        """
+        self._connector.close(timeout)
+
+    def __enter__(self) -> "Client":
+        if self._entered:
+            raise LocalProtocolError(
+                "this client is in a with statement already", server=self.name
+            )
+        self._entered = True
+        try:
+            return self.open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._connector.closed:
+            state = "closed"
+        elif self._connector.established is None:
+            state = "not open"
+        else:
+            state = "open, protocol %s" % self._connector.established.era.version
+        return "<mcpsync.Client %r, %s>" % (self.name, state)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Client cannot be pickled: it is a live connection; make one in each "
+            "process instead"
+        )
+
+    # --- facts of the connection, which is opened if need be ----------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a live connection; does not make one."""
+        established = self._connector.established
+        return established is not None and established.transport.alive
+
+    @property
+    def protocol_version(self) -> str:
+        """The negotiated protocol version."""
+        return self._established().era.version
+
+    @property
+    def server_info(self) -> Optional[Implementation]:
+        """What the server says it is: for people and logs, not for decisions."""
+        info = self._established().server_info
+        try:
+            return Implementation.from_wire(info) if info else None
+        except RemoteProtocolError:
+            return None
+
+    @property
+    def capabilities(self) -> ServerCapabilities:
+        """What the server declared that it can do."""
+        return ServerCapabilities.from_wire(self._established().capabilities)
+
+    @property
+    def instructions(self) -> Optional[str]:
+        """The server's hints for a model, if any. Not to be trusted."""
+        return self._established().instructions
+
+    @property
+    def stderr_tail(self) -> str:
+        """What a stdio server wrote to stderr last, cleaned, secrets masked."""
+        return self._connector.transport.stderr_tail
+
+    def _established(self) -> Established:
+        try:
+            return self._connector.get()
+        except MCPError as error:
+            if error.server is None:
+                error.server = self.name
+            raise
+
+    # --- requests -----------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        params: Optional[Mapping[str, JSON]] = None,
+        *,
+        timeout: Seconds = None,
+        on_progress: Optional[OnProgress] = None,
+        meta: Optional[Mapping[str, JSON]] = None,
+    ) -> Dict[str, JSON]:
+        """Send any request and return its raw result: the escape hatch."""
+        plan = Plan(method, _checked(params, "params"), meta, on_progress)
+        return dict(self._run(plan, timeout))
+
+    def notify(self, method: str, params: Optional[Mapping[str, JSON]] = None) -> None:
+        """Send any notification: the other half of the escape hatch."""
+        established = self._established()
+        outgoing = established.era.notification(method, _checked(params, "params"))
+        established.transport.send(outgoing, Deadline(self.timeout))
+
+    def _deadline(self, timeout: Seconds) -> Deadline:
+        """Return a deadline for several requests; opening is not charged to it."""
+        self._established()
+        return Deadline(Timeout.of(timeout, self.timeout))
+
+    def _run(
+        self,
+        plan: Plan,
+        timeout: Union[Seconds, Deadline],
+        call: Optional[Call] = None,
+    ) -> Mapping[str, JSON]:
+        # Opening has a clock of its own; the call's begins when it is open.
+        deadline = timeout if isinstance(timeout, Deadline) else self._deadline(timeout)
+        with call or Call() as running:
+            return self._requester.run(running, plan, deadline)
+
+    # --- tools --------------------------------------------------------------
+
+    def list_tools(self, *, timeout: Seconds = None) -> List[Tool]:
+        """Return all tools, from all pages."""
+        return self._tools.all(self._deadline(timeout))
+
+    def iter_tools(self, *, timeout: Seconds = None) -> Iterator[Tool]:
+        """Yield the tools, fetching pages as needed; `timeout` is for each page."""
+        return self._tools.iter(timeout)
+
+    def list_tools_page(
+        self, cursor: Optional[str] = None, *, timeout: Seconds = None
+    ) -> ListToolsResult:
+        """Return one page of tools, as the specification has it."""
+        return self._tools.page(cursor, timeout)
+
+    def call_tool(
+        self,
+        name: str,
+        arguments: Optional[Mapping[str, JSON]] = None,
+        *,
+        timeout: Seconds = None,
+        on_progress: Optional[OnProgress] = None,
+        meta: Optional[Mapping[str, JSON]] = None,
+        retry: bool = False,
+    ) -> CallToolResult:
+        """Call a tool and return its result, a reported failure included.
+
+        A result with ``is_error`` is returned, not raised: see
+        ``result.raise_for_error()`` and ``client.tools``.
+
+        Args:
+            name: the tool's name.
+            arguments: its arguments by name.
+            timeout: seconds in total, or a :class:`mcpsync.Timeout`.
+            on_progress: called on this thread with (progress, total, message).
+            meta: additions to the request's ``_meta``.
+            retry: whether a call whose fate is unknown may be sent again, if the
+                tool was listed and says that this does no harm.
+
+        Raises:
+            InvalidStructuredContent: the result does not fit the output schema of a
+                tool that this client has listed (``validate="output"``).
+            MCPError: see :mod:`mcpsync.exceptions`.
+
+        Specification: 2026-07-28, server/tools.
+        """
+        _check_text(name, "the tool's name")
+        given = _checked(arguments, "arguments") or {}
+        with Call() as call:
+            return self._calls.call(
+                call, name, given, timeout, on_progress, meta, retry
+            )
+
+    def start_call(
+        self,
+        name: str,
+        arguments: Optional[Mapping[str, JSON]] = None,
+        *,
+        timeout: Seconds = None,
+        on_progress: Optional[OnProgress] = None,
+        meta: Optional[Mapping[str, JSON]] = None,
+        retry: bool = False,
+    ) -> PendingCall:
+        """Call a tool on a thread of its own; takes what :meth:`call_tool` takes."""
+
+        _check_text(name, "the tool's name")
+        given = _checked(arguments, "arguments") or {}
+
+        def run(call: Call) -> CallToolResult:
+            with call:
+                return self._calls.call(
+                    call, name, given, timeout, on_progress, meta, retry
+                )
+
+        pending = PendingCall(name)
+        pending.start(run, "mcpsync-call-%s" % self.name)
+        return pending
+
+    def map_tool(
+        self,
+        name: str,
+        iterable: Iterable[Mapping[str, JSON]],
+        *,
+        max_workers: int = 8,
+        on_error: str = "raise",
+        progress: Union[bool, Callable[[int], None]] = False,
+        timeout: Seconds = None,
+    ) -> Iterator[Union[CallToolResult, MCPError]]:
+        """Call a tool for each of many arguments; yield the results in order.
+
+        Args:
+            name: the tool's name.
+            iterable: the arguments of each call; read as it is needed.
+            max_workers: calls in flight at once.
+            on_error: ``"raise"`` ends at the first exception; ``"return"`` yields it
+                in its place.
+            progress: called with the number of results so far; ``True`` logs it.
+            timeout: for each call.
+
+        Leaving the iterator cancels what is in flight.
+        """
+        if on_error not in ("raise", "return"):
+            raise InvalidArguments("on_error must be 'raise' or 'return'")
+        if max_workers < 1:
+            raise InvalidArguments("max_workers must be at least 1")
+        results = map_calls(
+            lambda arguments: self.start_call(name, arguments, timeout=timeout),
+            iterable,
+            max_workers,
+            on_error,
+        )
+        return _counted(results, name, progress)
+
+    # --- resources ----------------------------------------------------------
+
+    def list_resources(self, *, timeout: Seconds = None) -> List[Resource]:
+        """Return all resources, from all pages."""
+        return self._resources.all(self._deadline(timeout))
+
+    def iter_resources(self, *, timeout: Seconds = None) -> Iterator[Resource]:
+        """Yield the resources; `timeout` is for each page."""
+        return self._resources.iter(timeout)
+
+    def list_resources_page(
+        self, cursor: Optional[str] = None, *, timeout: Seconds = None
+    ) -> ListResourcesResult:
+        """Return one page of resources."""
+        return self._resources.page(cursor, timeout)
+
+    def list_resource_templates(
+        self, *, timeout: Seconds = None
+    ) -> List[ResourceTemplate]:
+        """Return all resource templates, from all pages."""
+        return self._templates.all(self._deadline(timeout))
+
+    def iter_resource_templates(
+        self, *, timeout: Seconds = None
+    ) -> Iterator[ResourceTemplate]:
+        """Yield the resource templates; `timeout` is for each page."""
+        return self._templates.iter(timeout)
+
+    def list_resource_templates_page(
+        self, cursor: Optional[str] = None, *, timeout: Seconds = None
+    ) -> ListResourceTemplatesResult:
+        """Return one page of resource templates."""
+        return self._templates.page(cursor, timeout)
+
+    def read_resource(
+        self,
+        uri: str,
+        *,
+        timeout: Seconds = None,
+        on_progress: Optional[OnProgress] = None,
+        meta: Optional[Mapping[str, JSON]] = None,
+    ) -> ReadResourceResult:
+        """Read a resource from the server, which alone decides what the URI means.
+
+        Raises:
+            ResourceNotFound: there is none.
+        """
+        _check_text(uri, "the resource's URI")
+        plan = Plan("resources/read", {"uri": uri}, meta, on_progress)
+        return read_result(ReadResourceResult, self._run(plan, timeout), self.name)
+
+    def subscribe_resource(self, uri: str, *, timeout: Seconds = None) -> None:
+        """Ask for ``notifications/resources/updated`` about a resource."""
+        self._subscription("resources/subscribe", uri, timeout)
+
+    def unsubscribe_resource(self, uri: str, *, timeout: Seconds = None) -> None:
+        """End what :meth:`subscribe_resource` began."""
+        self._subscription("resources/unsubscribe", uri, timeout)
+
+    def _subscription(self, method: str, uri: str, timeout: Seconds) -> None:
+        _check_text(uri, "the resource's URI")
+        established = self._established()
+        call = established.era.subscription(method, uri)
+        self._connector.listen(established)
+        self._run(Plan(*call), timeout)
+        if method == "resources/subscribe":
+            self._connector.replayed[uri] = call
+        else:
+            self._connector.replayed.pop(uri, None)
+
+    # --- prompts and completion ---------------------------------------------
+
+    def list_prompts(self, *, timeout: Seconds = None) -> List[Prompt]:
+        """Return all prompts, from all pages."""
+        return self._prompts.all(self._deadline(timeout))
+
+    def iter_prompts(self, *, timeout: Seconds = None) -> Iterator[Prompt]:
+        """Yield the prompts; `timeout` is for each page."""
+        return self._prompts.iter(timeout)
+
+    def list_prompts_page(
+        self, cursor: Optional[str] = None, *, timeout: Seconds = None
+    ) -> ListPromptsResult:
+        """Return one page of prompts."""
+        return self._prompts.page(cursor, timeout)
+
+    def get_prompt(
+        self,
+        name: str,
+        arguments: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Seconds = None,
+        on_progress: Optional[OnProgress] = None,
+        meta: Optional[Mapping[str, JSON]] = None,
+    ) -> GetPromptResult:
+        """Return a prompt, filled in with `arguments`."""
+        _check_text(name, "the prompt's name")
+        params: Dict[str, JSON] = {"name": name}
+        given = _checked(arguments, "arguments")
+        if given is not None:
+            for key, value in given.items():
+                _check_text(value, "the prompt's argument %s" % clean(repr(key), 60))
+            params["arguments"] = given
+        plan = Plan("prompts/get", params, meta, on_progress)
+        return read_result(GetPromptResult, self._run(plan, timeout), self.name)
+
+    def complete(
+        self,
+        ref: Mapping[str, str],
+        argument: Mapping[str, str],
+        context: Optional[Mapping[str, str]] = None,
+        *,
+        timeout: Seconds = None,
+    ) -> CompleteResult:
+        """Ask for completions of one argument.
+
+        Args:
+            ref: ``{"type": "ref/prompt", "name": …}`` or
+                ``{"type": "ref/resource", "uri": …}``.
+            argument: ``{"name": …, "value": what was typed so far}``.
+            context: arguments that were answered before, from 2025-06-18 on.
+        """
+        if not isinstance(ref, Mapping) or not isinstance(argument, Mapping):
+            raise InvalidArguments("ref and argument must be mappings")
+        params = self._established().era.completion(ref, argument, context)
+        plan = Plan("completion/complete", params)
+        return read_result(CompleteResult, self._run(plan, timeout), self.name)
+
+    # --- the rest -----------------------------------------------------------
+
+    def ping(self, *, timeout: Seconds = None) -> None:
+        """Return when the server has answered; raise if it does not."""
+        self._run(Plan(*self._established().era.ping()), timeout)
+
+    def set_log_level(self, level: str, *, timeout: Seconds = None) -> None:
+        """Ask for log messages of at least this severity."""
+        call = self._established().era.log_level_call(_checked_level(level))
+        if call is not None:
+            self._run(Plan(*call), timeout)
+        self._connector.log_level = level
+
+    def notify_roots_changed(self) -> None:
+        """Tell the server that the roots are not what they were."""
+        call = self._established().era.roots_changed()
+        if call is not None:
+            self.notify(*call)
+
+
+def _counted(
+    results: Iterator[Union[CallToolResult, MCPError]],
+    name: str,
+    progress: Union[bool, Callable[[int], None]],
+) -> Iterator[Union[CallToolResult, MCPError]]:
+    try:
+        for count, result in enumerate(results, 1):
+            if callable(progress):
+                progress(count)
+            elif progress:
+                _log.info("%s: %d results", clean(name, 60), count)
+            yield result
+    finally:
+        close = getattr(results, "close", None)
+        if close is not None:
+            close()
+
+
+def _checked(
+    value: Optional[Mapping[str, JSON]], what: str
+) -> Optional[Dict[str, JSON]]:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidArguments(
+            "%s must be a mapping, not %s" % (what, type(value).__name__)
+        )
+    for key in value:
+        if not isinstance(key, str):
+            raise InvalidArguments(
+                "%s must have strings as keys, not %s" % (what, clean(repr(key), 60))
+            )
+    return dict(value)
+
+
+def _check_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidArguments(
+            "%s must be a string, not %s" % (what, type(value).__name__)
+        )
+
+
+def _checked_level(level: str) -> str:
+    if level not in _LOG_LEVELS:
+        raise InvalidArguments(
+            "%s is no log level; there are %s"
+            % (clean(repr(level), 60), ", ".join(_LOG_LEVELS))
+        )
+    return level
