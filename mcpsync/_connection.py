@@ -188,6 +188,12 @@ class Connector(Enrolled):
 
     def _restart(self, deadline: Deadline) -> Established:
         """Start a server that has died once more, unless it keeps dying."""
+        if not self.transport.restart:
+            raise ServerExited(
+                "the server has ended, and is not to be restarted",
+                stderr_tail=self.transport.stderr_tail,
+                sent=False,
+            )
         now = time.monotonic()
         while self._restarts and now - self._restarts[0] > 60.0:
             self._restarts.popleft()

@@ -25,6 +25,7 @@ from ._listings import KnownTools
 from ._paging import Pager, Seconds, read_result
 from ._questions import OnElicitation, OnSampling, Questions, Roots
 from ._requests import OnProgress, Plan, Requester
+from ._subscriptions import ResourceListeners
 from ._targets import Target, transport_for
 from ._text import clean
 from ._toolcalls import ToolCalls, ToolPager
@@ -145,6 +146,7 @@ class Client:
         self._requester = Requester(
             self.name, self._connector, dispatcher, questions, ids, limits
         )
+        self._listeners = ResourceListeners(self._connector, dispatcher, ids.__next__)
         self._make_listings(limits)
         self._calls = ToolCalls(
             self.name, self._run, self._tools, self._known, observers, validate
@@ -461,23 +463,29 @@ class Client:
         return read_result(ReadResourceResult, self._run(plan, timeout), self.name)
 
     def subscribe_resource(self, uri: str, *, timeout: Seconds = None) -> None:
-        """Ask for ``notifications/resources/updated`` about a resource."""
-        self._subscription("resources/subscribe", uri, timeout)
+        """Ask for ``notifications/resources/updated`` about a resource.
+
+        They go to ``on_notification``, until :meth:`unsubscribe_resource`.
+        """
+        _check_text(uri, "the resource's URI")
+        established = self._established()
+        call = established.era.subscribe(uri)
+        if established.era.subscribes_by_listening:
+            self._listeners.subscribe(uri, call, self._deadline(timeout))
+            return
+        self._connector.listen(established)
+        self._run(Plan(*call), timeout)
+        self._connector.replayed[uri] = call
 
     def unsubscribe_resource(self, uri: str, *, timeout: Seconds = None) -> None:
         """End what :meth:`subscribe_resource` began."""
-        self._subscription("resources/unsubscribe", uri, timeout)
-
-    def _subscription(self, method: str, uri: str, timeout: Seconds) -> None:
         _check_text(uri, "the resource's URI")
-        established = self._established()
-        call = established.era.subscription(method, uri)
-        self._connector.listen(established)
-        self._run(Plan(*call), timeout)
-        if method == "resources/subscribe":
-            self._connector.replayed[uri] = call
-        else:
-            self._connector.replayed.pop(uri, None)
+        era = self._established().era
+        if era.subscribes_by_listening:
+            self._listeners.unsubscribe(uri)
+            return
+        self._run(Plan(*era.unsubscribe(uri)), timeout)
+        self._connector.replayed.pop(uri, None)
 
     # --- prompts and completion ---------------------------------------------
 

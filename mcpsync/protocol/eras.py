@@ -74,10 +74,13 @@ class Era(abc.ABC):
     Attributes:
         version: the negotiated protocol version.
         mirrors_parameters: whether tool parameters are mirrored into HTTP headers.
+        subscribes_by_listening: whether a subscription is a request that stays open
+            until it is cancelled.
         questions: the methods with which the server may ask something.
     """
 
     mirrors_parameters = False
+    subscribes_by_listening = False
     questions: FrozenSet[str] = frozenset()
     _absent: FrozenSet[str] = frozenset()
 
@@ -139,8 +142,12 @@ class Era(abc.ABC):
         """Return the parameters of ``completion/complete``."""
 
     @abc.abstractmethod
-    def subscription(self, method: str, uri: str) -> Call:
-        """Return ``resources/subscribe`` or ``resources/unsubscribe``."""
+    def subscribe(self, uri: str) -> Call:
+        """Return the request that asks for the updates of a resource."""
+
+    @abc.abstractmethod
+    def unsubscribe(self, uri: str) -> Call:
+        """Return the request that ends them, where one has to be sent."""
 
     def check_method(self, method: str) -> None:
         """Raise MethodNotInEra if this version is known not to have `method`."""
@@ -292,15 +299,19 @@ class LegacyEra(Era):
             params["context"] = {"arguments": dict(context)}
         return params
 
-    def subscription(self, method: str, uri: str) -> Call:
-        self._require(method, "resources", "subscribe")
-        return method, {"uri": uri}
+    def subscribe(self, uri: str) -> Call:
+        self._require("resources/subscribe", "resources", "subscribe")
+        return "resources/subscribe", {"uri": uri}
+
+    def unsubscribe(self, uri: str) -> Call:
+        return "resources/unsubscribe", {"uri": uri}
 
 
 class ModernEra(Era):
     """2026-07-28: every request stands alone; the server never sends requests."""
 
     mirrors_parameters = True
+    subscribes_by_listening = True
     _absent = frozenset(
         {
             "initialize",
@@ -401,9 +412,14 @@ class ModernEra(Era):
             params["context"] = {"arguments": dict(context)}
         return params
 
-    def subscription(self, method: str, uri: str) -> Call:
-        self.check_method(method)
-        return method, {"uri": uri}
+    def subscribe(self, uri: str) -> Call:
+        self._require("a resource subscription", "resources", "subscribe")
+        return "subscriptions/listen", {
+            "notifications": {"resourceSubscriptions": [uri]}
+        }
+
+    def unsubscribe(self, uri: str) -> Call:
+        raise MethodNotInEra("a subscription ends with its own request")
 
 
 def _object(method: str, result: Any) -> Mapping[str, Any]:

@@ -162,11 +162,13 @@ class Transport(abc.ABC):
         kind: ``"stdio"``, ``"http"`` or ``"http+sse"``: which negotiation applies.
         name: how the server is called in messages, logs and thread names.
         generation: counts the connections that `open` and `establish` made.
+        restart: whether the next call may open it again once it is no longer alive.
     """
 
     kind = "stdio"
     name = "server"
     generation = 0
+    restart = True
 
     @abc.abstractmethod
     def open(self, on_unsolicited: Unsolicited, deadline: Deadline) -> None:
