@@ -244,7 +244,7 @@ class Dispatcher:
         try:
             if message.method == "notifications/message":
                 self._log_message(message)
-            if self._on_notification is not None:
+            elif self._on_notification is not None:
                 self._on_notification(
                     ServerNotification(message.method, message.params)
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import inspect
 import keyword
 import re
@@ -52,17 +53,14 @@ class ToolNamespace:
         self._tools: Optional[Dict[str, Tool]] = None
 
     def _listed(self) -> Dict[str, Tool]:
-        if self._tools is None:
-            self._tools = {}
-            tools: Dict[str, Tool] = {}
-            try:
-                for tool in self._client.list_tools():
-                    tools.setdefault(tool.name, tool)
-            except BaseException:
-                self._tools = None
-                raise
-            self._tools = tools
-        return self._tools
+        listed = self._tools
+        if listed is None:
+            # Two threads may list at once; neither sees half of a listing.
+            listed = {}
+            for tool in self._client.list_tools():
+                listed.setdefault(tool.name, tool)
+            self._tools = listed
+        return listed
 
     def _find(self, name: str) -> Optional[Tool]:
         tool = self._listed().get(name)
@@ -168,19 +166,22 @@ def _signature(tool: Tool) -> Tuple[inspect.Signature, Dict[str, str]]:
     if not isinstance(properties, Mapping):
         properties = {}
     wanted = tool.input_schema.get("required")
-    required = set(wanted) if isinstance(wanted, list) else set()
+    listed = wanted if isinstance(wanted, list) else []
+    required = {name for name in listed if isinstance(name, str)}
+    spelled = collections.Counter(map(_identifier, properties))
     names: Dict[str, str] = {}
     parameters: List[inspect.Parameter] = []
     for wire in sorted(properties, key=lambda key: key not in required):
         name = _identifier(wire)
-        if name in names:
-            # Two properties with one Python name: both go through **arguments.
+        if spelled[name] > 1 or not name.isidentifier():
+            # Without a Python name of its own: it goes through **arguments.
             continue
         names[name] = wire
         parameters.append(_parameter(name, properties[wire], wire in required))
-    rest = inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)
-    if "arguments" not in names:
-        parameters.append(rest)
+    rest = "arguments"
+    while rest in names:
+        rest += "_"
+    parameters.append(inspect.Parameter(rest, inspect.Parameter.VAR_KEYWORD))
     return inspect.Signature(parameters, return_annotation=CallToolResult), names
 
 

@@ -14,6 +14,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple, Union
 
+from .._text import clean
 from ..exceptions import (
     CapabilityMissing,
     InvalidArguments,
@@ -392,7 +393,9 @@ class ModernEra(Era):
             return Complete(content)
         if kind == "input_required" and method in MULTI_ROUND_METHODS:
             return read_input_required(content, self._facts.capabilities)
-        raise UnexpectedResult("%s got a result of the type %r" % (method, kind))
+        raise UnexpectedResult(
+            "%s got a result of the type %s" % (method, clean(repr(kind), 100))
+        )
 
     def ping(self) -> Call:
         return "server/discover", {}

@@ -284,7 +284,9 @@ class HTTPWire:
             return TLSError(
                 "no trustworthy TLS connection to %s: %s" % (where, why), server=name
             )
-        if _any(causes, urllib3.exceptions.ConnectTimeoutError):
+        # A refused connection is a kind of connect timeout to urllib3.
+        refused = _any(causes, urllib3.exceptions.NewConnectionError)
+        if _any(causes, urllib3.exceptions.ConnectTimeoutError) and not refused:
             return RequestTimeout(
                 "no connection to %s in time" % where,
                 kind="connect",

@@ -673,6 +673,24 @@ def test_pieces_are_small_whatever_they_expand_to(
     assert max(sizes) <= most
 
 
+@pytest.mark.parametrize("limit", [1, 2, 99, 100, 257, 258, 259, 1000])
+def test_all_that_can_be_decoded_is_handed_out(
+    limit: int, get: Callable[..., Any]
+) -> None:
+    # One code of a few bits may stand for 258 bytes: input that has been taken in
+    # entirely can still have output to give.
+    whole = gzip.compress(b"ab" + b"x" * 2000)
+    for cut_off in range(9, 14):
+        body = whole[:-cut_off]
+        expected = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body)
+        got = b""
+        with serving(respond(body, "Content-Encoding: gzip")) as url:
+            with pytest.raises(ConnectionLost):
+                for piece in chunks(get(url), limit):
+                    got += piece
+        assert got == expected
+
+
 # --- streams ------------------------------------------------------------------------
 
 
