@@ -18,11 +18,11 @@ from typing import (
 
 from ._deadline import Deadline, Timeout
 from ._requests import Plan
-from .exceptions import InvalidArguments, MCPError, RemoteProtocolError
+from .exceptions import InvalidArguments, RemoteProtocolError
 from .transports.base import Limits
 from .types import WireObject
 
-__all__ = ["Pager", "Run", "Seconds", "read_result"]
+__all__ = ["Pager", "Run", "Seconds"]
 
 JSON = Any
 Seconds = Union[None, float, Timeout]
@@ -31,15 +31,6 @@ Page = TypeVar("Page", bound=WireObject)
 
 #: Carries out a plan within a timeout, or within what is left of a deadline.
 Run = Callable[[Plan, Union[Seconds, Deadline]], Mapping[str, JSON]]
-
-
-def read_result(kind: Type[Page], result: Mapping[str, JSON], server: str) -> Page:
-    """Return the typed form of a result; an exception names the server."""
-    try:
-        return kind.from_wire(result)
-    except MCPError as error:
-        error.server = server
-        raise
 
 
 class Pager(Generic[Item, Page]):
@@ -85,7 +76,7 @@ class Pager(Generic[Item, Page]):
                 )
             params = {"cursor": cursor}
         plan = Plan(self._method, params, patient=self._patient)
-        return read_result(self._kind, self._run(plan, timeout), self._server)
+        return self._kind.from_wire(self._run(plan, timeout))
 
     def all(self, deadline: Deadline) -> List[Item]:
         """Return the items of all pages, under one deadline."""

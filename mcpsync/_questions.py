@@ -71,7 +71,7 @@ class Questions:
         self._server = server
         self._on_elicitation = on_elicitation
         self._on_sampling = on_sampling
-        self._roots = roots
+        self._roots = _checked_roots(roots)
         self._running: Dict[object, threading.Event] = {}
         self.reset()
 
@@ -245,6 +245,18 @@ def _elicit_result(request: ElicitRequest, given: ElicitResult) -> Dict[str, Any
             % (violation.path, violation.reason)
         )
     return {"action": "accept", "content": content}
+
+
+def _checked_roots(roots: Optional[Roots]) -> Optional[Roots]:
+    if roots is None or callable(roots):
+        return roots
+    if isinstance(roots, (str, bytes, os.PathLike)) or not isinstance(roots, Iterable):
+        # One path is iterable too: its letters would be the roots, "/" among them.
+        raise InvalidArguments(
+            "roots must be a list of paths or URIs, or a function that returns one, "
+            "not %s" % type(roots).__name__
+        )
+    return list(roots)
 
 
 def root_to_wire(root: OneRoot) -> Dict[str, Any]:

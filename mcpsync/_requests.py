@@ -18,6 +18,7 @@ from ._deadline import Deadline
 from ._dispatch import Dispatcher
 from ._questions import Questions
 from ._retries import retry_delay
+from ._verbs import complete
 from .exceptions import (
     CallRefused,
     ConnectionLost,
@@ -100,12 +101,7 @@ class Requester:
         try:
             return self._rounds(call, plan, deadline)
         except MCPError as error:
-            if error.server is None:
-                error.server = self._name
-            if error.method is None:
-                error.method = plan.method
-            if error.elapsed is None:
-                error.elapsed = deadline.elapsed
+            complete(error, self._name, plan.method, deadline.elapsed)
             raise
 
     # --- rounds -------------------------------------------------------------

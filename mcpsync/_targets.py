@@ -92,7 +92,13 @@ def _from_entry(
 ) -> Transport:
     """Read one server of an ``mcpServers`` file."""
     if "command" in entry:
-        argv = [entry["command"], *entry.get("args", ())]
+        arguments = entry.get("args", [])
+        if not isinstance(arguments, (list, tuple)):
+            raise ConfigError(
+                "args of a server's entry must be a list, not %s"
+                % type(arguments).__name__
+            )
+        argv = [entry["command"], *arguments]
         for option in _STDIO_OPTIONS:
             if option in entry:
                 given.setdefault(option, entry[option])

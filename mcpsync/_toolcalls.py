@@ -9,9 +9,10 @@ from ._calls import Call
 from ._connection import Established
 from ._deadline import Deadline
 from ._listings import KnownTools, usable_tools
-from ._paging import Pager, Run, Seconds, read_result
+from ._paging import Pager, Run, Seconds
 from ._requests import OnProgress, Plan
 from ._text import clean
+from ._verbs import check_callable
 from .exceptions import InvalidStructuredContent, SchemaRefused
 from .hooks import Hooks, ToolCallBegin, ToolCallEnd
 from .transports.base import Limits
@@ -95,6 +96,7 @@ class ToolCalls:
         retry: bool,
     ) -> CallToolResult:
         """Carry out one tool call; see :meth:`mcpsync.Client.call_tool`."""
+        check_callable(on_progress, "on_progress")
         self._hooks.before_call(name, arguments)
         plan = Plan(
             "tools/call",
@@ -106,8 +108,7 @@ class ToolCalls:
             repeatable=retry and self._harmless(name),
         )
         with _Observed(self._hooks, self._server, name, arguments) as observed:
-            raw = self._run(plan, timeout, call)
-            result = read_result(CallToolResult, raw, self._server)
+            result = CallToolResult.from_wire(self._run(plan, timeout, call))
             observed.result = result
             self._check_output(name, result)
             return result
@@ -128,10 +129,9 @@ class ToolCalls:
         try:
             self._check(name, result)
         except (InvalidStructuredContent, SchemaRefused) as error:
-            error.server, error.method = self._server, "tools/call"
             if self._validate == "output":
                 raise
-            _log.warning("%s", error)
+            _log.warning("server %r: %s", self._server, error)
 
     def _check(self, name: str, result: CallToolResult) -> None:
         validator = self._known.validator(name)

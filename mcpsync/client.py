@@ -22,7 +22,7 @@ from ._connection import Connector, Established
 from ._deadline import Deadline, Timeout
 from ._dispatch import Dispatcher, OnLog, OnNotification
 from ._listings import KnownTools
-from ._paging import Pager, Seconds, read_result
+from ._paging import Pager, Seconds
 from ._questions import OnElicitation, OnSampling, Questions, Roots
 from ._requests import OnProgress, Plan, Requester
 from ._subscriptions import ResourceListeners
@@ -30,6 +30,7 @@ from ._targets import Target, transport_for
 from ._text import clean
 from ._toolcalls import ToolCalls, ToolPager
 from ._tools import ToolNamespace
+from ._verbs import check_callable, check_level, check_text, checked_mapping, verb
 from ._version import __version__
 from .exceptions import (
     InvalidArguments,
@@ -62,17 +63,6 @@ __all__ = ["Client"]
 
 JSON = Any
 _log = logging.getLogger("mcpsync")
-
-_LOG_LEVELS = (
-    "debug",
-    "info",
-    "notice",
-    "warning",
-    "error",
-    "critical",
-    "alert",
-    "emergency",
-)
 
 
 class Client:
@@ -120,6 +110,13 @@ class Client:
                 "validate must be 'output', 'warn' or 'off', not %s"
                 % clean(repr(validate), 60)
             )
+        for handler, what in (
+            (on_elicitation, "on_elicitation"),
+            (on_sampling, "on_sampling"),
+            (on_log, "on_log"),
+            (on_notification, "on_notification"),
+        ):
+            check_callable(handler, what)
         options = {"auth": auth, "headers": headers, "env": env, "cwd": cwd}
         transport = transport_for(target, name, limits, options)
         self.name = transport.name
@@ -142,7 +139,7 @@ class Client:
             wants_stream=bool(questions.any or on_notification or on_log),
         )
         if log_level is not None:
-            self._connector.log_level = _checked_level(log_level)
+            self._connector.log_level = check_level(log_level)
         self._requester = Requester(
             self.name, self._connector, dispatcher, questions, ids, limits
         )
@@ -252,16 +249,13 @@ class Client:
         """What a stdio server wrote to stderr last, cleaned, secrets masked."""
         return self._connector.transport.stderr_tail
 
+    @verb("connecting")
     def _established(self) -> Established:
-        try:
-            return self._connector.get()
-        except MCPError as error:
-            if error.server is None:
-                error.server = self.name
-            raise
+        return self._connector.get()
 
     # --- requests -----------------------------------------------------------
 
+    @verb("a request")
     def request(
         self,
         method: str,
@@ -272,13 +266,18 @@ class Client:
         meta: Optional[Mapping[str, JSON]] = None,
     ) -> Dict[str, JSON]:
         """Send any request and return its raw result: the escape hatch."""
-        plan = Plan(method, _checked(params, "params"), meta, on_progress)
+        check_text(method, "the method")
+        plan = _plan(method, checked_mapping(params, "params"), meta, on_progress)
         return dict(self._run(plan, timeout))
 
+    @verb("a notification")
     def notify(self, method: str, params: Optional[Mapping[str, JSON]] = None) -> None:
         """Send any notification: the other half of the escape hatch."""
+        check_text(method, "the method")
         established = self._established()
-        outgoing = established.era.notification(method, _checked(params, "params"))
+        outgoing = established.era.notification(
+            method, checked_mapping(params, "params")
+        )
         established.transport.send(outgoing, Deadline(self.timeout))
 
     def _deadline(self, timeout: Seconds) -> Deadline:
@@ -299,6 +298,7 @@ class Client:
 
     # --- tools --------------------------------------------------------------
 
+    @verb("tools/list")
     def list_tools(self, *, timeout: Seconds = None) -> List[Tool]:
         """Return all tools, from all pages."""
         return self._tools.all(self._deadline(timeout))
@@ -307,12 +307,14 @@ class Client:
         """Yield the tools, fetching pages as needed; `timeout` is for each page."""
         return self._tools.iter(timeout)
 
+    @verb("tools/list")
     def list_tools_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListToolsResult:
         """Return one page of tools, as the specification has it."""
         return self._tools.page(cursor, timeout)
 
+    @verb("tools/call")
     def call_tool(
         self,
         name: str,
@@ -344,13 +346,15 @@ class Client:
 
         Specification: 2026-07-28, server/tools.
         """
-        _check_text(name, "the tool's name")
-        given = _checked(arguments, "arguments") or {}
+        check_text(name, "the tool's name")
+        given = checked_mapping(arguments, "arguments") or {}
+        extra = checked_mapping(meta, "meta")
         with Call() as call:
             return self._calls.call(
-                call, name, given, timeout, on_progress, meta, retry
+                call, name, given, timeout, on_progress, extra, retry
             )
 
+    @verb("tools/call")
     def start_call(
         self,
         name: str,
@@ -363,19 +367,21 @@ class Client:
     ) -> PendingCall:
         """Call a tool on a thread of its own; takes what :meth:`call_tool` takes."""
 
-        _check_text(name, "the tool's name")
-        given = _checked(arguments, "arguments") or {}
+        check_text(name, "the tool's name")
+        given = checked_mapping(arguments, "arguments") or {}
+        extra = checked_mapping(meta, "meta")
 
         def run(call: Call) -> CallToolResult:
             with call:
                 return self._calls.call(
-                    call, name, given, timeout, on_progress, meta, retry
+                    call, name, given, timeout, on_progress, extra, retry
                 )
 
         pending = PendingCall(name)
         pending.start(run, "mcpsync-call-%s" % self.name)
         return pending
 
+    @verb("tools/call")
     def map_tool(
         self,
         name: str,
@@ -413,6 +419,7 @@ class Client:
 
     # --- resources ----------------------------------------------------------
 
+    @verb("resources/list")
     def list_resources(self, *, timeout: Seconds = None) -> List[Resource]:
         """Return all resources, from all pages."""
         return self._resources.all(self._deadline(timeout))
@@ -421,12 +428,14 @@ class Client:
         """Yield the resources; `timeout` is for each page."""
         return self._resources.iter(timeout)
 
+    @verb("resources/list")
     def list_resources_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListResourcesResult:
         """Return one page of resources."""
         return self._resources.page(cursor, timeout)
 
+    @verb("resources/templates/list")
     def list_resource_templates(
         self, *, timeout: Seconds = None
     ) -> List[ResourceTemplate]:
@@ -439,12 +448,14 @@ class Client:
         """Yield the resource templates; `timeout` is for each page."""
         return self._templates.iter(timeout)
 
+    @verb("resources/templates/list")
     def list_resource_templates_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListResourceTemplatesResult:
         """Return one page of resource templates."""
         return self._templates.page(cursor, timeout)
 
+    @verb("resources/read")
     def read_resource(
         self,
         uri: str,
@@ -458,16 +469,17 @@ class Client:
         Raises:
             ResourceNotFound: there is none.
         """
-        _check_text(uri, "the resource's URI")
-        plan = Plan("resources/read", {"uri": uri}, meta, on_progress)
-        return read_result(ReadResourceResult, self._run(plan, timeout), self.name)
+        check_text(uri, "the resource's URI")
+        plan = _plan("resources/read", {"uri": uri}, meta, on_progress)
+        return ReadResourceResult.from_wire(self._run(plan, timeout))
 
+    @verb("resources/subscribe")
     def subscribe_resource(self, uri: str, *, timeout: Seconds = None) -> None:
         """Ask for ``notifications/resources/updated`` about a resource.
 
         They go to ``on_notification``, until :meth:`unsubscribe_resource`.
         """
-        _check_text(uri, "the resource's URI")
+        check_text(uri, "the resource's URI")
         established = self._established()
         call = established.era.subscribe(uri)
         if established.era.subscribes_by_listening:
@@ -477,9 +489,10 @@ class Client:
         self._run(Plan(*call), timeout)
         self._connector.replayed[uri] = call
 
+    @verb("resources/unsubscribe")
     def unsubscribe_resource(self, uri: str, *, timeout: Seconds = None) -> None:
         """End what :meth:`subscribe_resource` began."""
-        _check_text(uri, "the resource's URI")
+        check_text(uri, "the resource's URI")
         era = self._established().era
         if era.subscribes_by_listening:
             self._listeners.unsubscribe(uri)
@@ -489,6 +502,7 @@ class Client:
 
     # --- prompts and completion ---------------------------------------------
 
+    @verb("prompts/list")
     def list_prompts(self, *, timeout: Seconds = None) -> List[Prompt]:
         """Return all prompts, from all pages."""
         return self._prompts.all(self._deadline(timeout))
@@ -497,12 +511,14 @@ class Client:
         """Yield the prompts; `timeout` is for each page."""
         return self._prompts.iter(timeout)
 
+    @verb("prompts/list")
     def list_prompts_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListPromptsResult:
         """Return one page of prompts."""
         return self._prompts.page(cursor, timeout)
 
+    @verb("prompts/get")
     def get_prompt(
         self,
         name: str,
@@ -513,16 +529,17 @@ class Client:
         meta: Optional[Mapping[str, JSON]] = None,
     ) -> GetPromptResult:
         """Return a prompt, filled in with `arguments`."""
-        _check_text(name, "the prompt's name")
+        check_text(name, "the prompt's name")
         params: Dict[str, JSON] = {"name": name}
-        given = _checked(arguments, "arguments")
+        given = checked_mapping(arguments, "arguments")
         if given is not None:
             for key, value in given.items():
-                _check_text(value, "the prompt's argument %s" % clean(repr(key), 60))
+                check_text(value, "the prompt's argument %s" % clean(repr(key), 60))
             params["arguments"] = given
-        plan = Plan("prompts/get", params, meta, on_progress)
-        return read_result(GetPromptResult, self._run(plan, timeout), self.name)
+        plan = _plan("prompts/get", params, meta, on_progress)
+        return GetPromptResult.from_wire(self._run(plan, timeout))
 
+    @verb("completion/complete")
     def complete(
         self,
         ref: Mapping[str, str],
@@ -539,25 +556,30 @@ class Client:
             argument: ``{"name": …, "value": what was typed so far}``.
             context: arguments that were answered before, from 2025-06-18 on.
         """
-        if not isinstance(ref, Mapping) or not isinstance(argument, Mapping):
-            raise InvalidArguments("ref and argument must be mappings")
-        params = self._established().era.completion(ref, argument, context)
-        plan = Plan("completion/complete", params)
-        return read_result(CompleteResult, self._run(plan, timeout), self.name)
+        params = self._established().era.completion(
+            checked_mapping(ref, "ref") or {},
+            checked_mapping(argument, "argument") or {},
+            checked_mapping(context, "context"),
+        )
+        plan = _plan("completion/complete", params)
+        return CompleteResult.from_wire(self._run(plan, timeout))
 
     # --- the rest -----------------------------------------------------------
 
+    @verb("ping")
     def ping(self, *, timeout: Seconds = None) -> None:
         """Return when the server has answered; raise if it does not."""
         self._run(Plan(*self._established().era.ping()), timeout)
 
+    @verb("logging/setLevel")
     def set_log_level(self, level: str, *, timeout: Seconds = None) -> None:
         """Ask for log messages of at least this severity."""
-        call = self._established().era.log_level_call(_checked_level(level))
+        call = self._established().era.log_level_call(check_level(level))
         if call is not None:
             self._run(Plan(*call), timeout)
         self._connector.log_level = level
 
+    @verb("notifications/roots/list_changed")
     def notify_roots_changed(self) -> None:
         """Tell the server that the roots are not what they were."""
         call = self._established().era.roots_changed()
@@ -583,34 +605,11 @@ def _counted(
             close()
 
 
-def _checked(
-    value: Optional[Mapping[str, JSON]], what: str
-) -> Optional[Dict[str, JSON]]:
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        raise InvalidArguments(
-            "%s must be a mapping, not %s" % (what, type(value).__name__)
-        )
-    for key in value:
-        if not isinstance(key, str):
-            raise InvalidArguments(
-                "%s must have strings as keys, not %s" % (what, clean(repr(key), 60))
-            )
-    return dict(value)
-
-
-def _check_text(value: object, what: str) -> None:
-    if not isinstance(value, str):
-        raise InvalidArguments(
-            "%s must be a string, not %s" % (what, type(value).__name__)
-        )
-
-
-def _checked_level(level: str) -> str:
-    if level not in _LOG_LEVELS:
-        raise InvalidArguments(
-            "%s is no log level; there are %s"
-            % (clean(repr(level), 60), ", ".join(_LOG_LEVELS))
-        )
-    return level
+def _plan(
+    method: str,
+    params: Optional[Mapping[str, JSON]] = None,
+    meta: Optional[Mapping[str, JSON]] = None,
+    on_progress: Optional[OnProgress] = None,
+) -> Plan:
+    check_callable(on_progress, "on_progress")
+    return Plan(method, params, checked_mapping(meta, "meta"), on_progress)
