@@ -90,6 +90,7 @@ class Connector(Enrolled):
         self._hooks = hooks
         self._wants_stream = wants_stream
         self._established: Optional[Established] = None
+        self._sessionless = False
         self._closing = threading.Event()
         self._restarts: Deque[float] = collections.deque()
         self._make_lock()
@@ -114,18 +115,32 @@ class Connector(Enrolled):
             return current
         deadline = Deadline(Timeout(total=self._startup_seconds))
         with self._locked(deadline):
-            current = self._established
-            if current is None:
-                return self._open(deadline)
-            if not current.transport.alive:
-                return self._restart(deadline)
-            return current
+            established, event = self._make(deadline)
+        if event is not None:
+            self._hooks.observe(event)
+        return established
+
+    def _make(self, deadline: Deadline) -> Tuple[Established, Optional[object]]:
+        """Open, renew or restart as need be; also return what observers are told."""
+        current, name = self._established, self._dispatcher.name
+        if current is None:
+            if self._sessionless and self.transport.alive:
+                return self._negotiate(deadline), ConnectionRenewed(name)
+            return self._open(deadline), None
+        if not current.transport.alive:
+            established = self._restart(deadline)
+            return established, ServerRestarted(name, len(self._restarts))
+        return current, None
 
     def renew(self, seen: Established, deadline: Deadline) -> None:
         """Negotiate anew after the server forgot the session that `seen` had."""
         with self._locked(deadline):
             if self._established is not seen:
                 return
+            # Until there is a new session, other calls wait instead of going without;
+            # if it cannot be had now, the next call tries again.
+            self._established = None
+            self._sessionless = True
             self.transport.establish(None)
             self._negotiate(deadline)
         self._hooks.observe(ConnectionRenewed(self._dispatcher.name))
@@ -157,6 +172,7 @@ class Connector(Enrolled):
             self._closing.set()
         self._make_lock()
         self._established = None
+        self._sessionless = False
         self._dispatcher.after_fork()
 
     @contextmanager
@@ -209,9 +225,7 @@ class Connector(Enrolled):
         if pause and self._closing.wait(min(pause, deadline.wait_seconds())):
             raise ClientClosed("the client is closed")
         self._restarts.append(time.monotonic())
-        established = self._open(deadline)
-        self._hooks.observe(ServerRestarted(self._dispatcher.name, done + 1))
-        return established
+        return self._open(deadline)
 
     def _send(self, outgoing: Outgoing, deadline: Deadline) -> None:
         self.transport.send(outgoing, deadline)
@@ -242,6 +256,7 @@ class Connector(Enrolled):
         )
         self._replay(established, deadline)
         self._established = established
+        self._sessionless = False
         self._dispatcher.connected(negotiated.era)
         return established
 

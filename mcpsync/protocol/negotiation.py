@@ -13,8 +13,19 @@ basic/transports/streamable-http.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, Generator, Iterator, List, Mapping, Optional, Tuple, Union
+from dataclasses import dataclass, field, replace
+from typing import (
+    AbstractSet,
+    Any,
+    Dict,
+    Generator,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from .._text import clean
 from ..exceptions import (
@@ -186,10 +197,13 @@ def negotiate(
 class _Legacy(Exception):
     """The verdict that the server is a legacy one; `evidence` says why."""
 
-    def __init__(self, evidence: MCPError, watched: Tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, evidence: MCPError, watched: Tuple[int, ...] = (), exited: bool = False
+    ) -> None:
         super().__init__(evidence)
         self.evidence = evidence
         self.watched = watched
+        self.exited = exited
 
 
 class _Negotiator:
@@ -210,13 +224,16 @@ class _Negotiator:
     def run(self) -> Negotiation:
         # The first transport of 2024-11-05 is older than any modern server.
         if not self.modern or (self.kind == "http+sse" and self.legacy):
-            return (yield from self.initialize(self.legacy[0], ()))
+            return (yield from self.initialize(self.legacy[0]))
         try:
             return (yield from self.discover(self.modern[0]))
         except _Legacy as verdict:
             if not self.legacy:
                 raise verdict.evidence from None
-            watched = verdict.watched
+            watched, exited = verdict.watched, verdict.exited
+        if exited:
+            # Some legacy servers end on any request before initialize.
+            yield Reopen()
         return (yield from self.initialize(self.legacy[0], watched))
 
     # --- modern -------------------------------------------------------------
@@ -232,14 +249,14 @@ class _Negotiator:
         if isinstance(outcome, Answer):
             if outcome.error is None and _is_discovery(outcome.result):
                 return self.choose(outcome.result)
-            if outcome.code == -32022 and reselect:
-                supported = _supported(outcome)
-                if supported is not None:
-                    # Even if the server names the very version that it has just
-                    # refused: one more attempt, not a comparison, ends the loop.
-                    again = self.pick(supported)
+            supported = _supported(outcome)
+            if outcome.code == -32022 and supported is not None:
+                again = self.pick(supported)
+                # Even if the server names the very version that it has just
+                # refused: one more attempt, not a comparison, ends the loop.
+                if reselect:
                     return (yield from self.discover(again, reselect=False))
-        raise (yield from self.verdict(outgoing.id, outcome))
+        raise self.verdict(outgoing.id, outcome)
 
     def pick(self, supported: List[str]) -> str:
         """Return the modern version to use, or raise _Legacy or no common version."""
@@ -272,9 +289,7 @@ class _Negotiator:
             _text_or_none(result.get("instructions")),
         )
 
-    def verdict(
-        self, probe: int, outcome: Outcome
-    ) -> Generator[Step, Outcome, Exception]:
+    def verdict(self, probe: int, outcome: Outcome) -> Exception:
         """Return what to raise for a probe that found no modern server."""
         if isinstance(outcome, Silence):
             error = UnexpectedResult(
@@ -283,15 +298,12 @@ class _Negotiator:
             )
             return _Legacy(error, (probe,))
         if isinstance(outcome, Failed):
-            if outcome.exited and self.legacy:
-                # Some legacy servers end on any request before initialize.
-                yield Reopen()
             if self.kind == "stdio" or _is_evidence(outcome.status):
-                return _Legacy(outcome.error)
+                return _Legacy(outcome.error, exited=outcome.exited)
             return outcome.error
         assert isinstance(outcome, Answer)
         error = _refusal(outcome, "server/discover")
-        if _is_modern_error(outcome):
+        if _is_modern_error(outcome, "server/discover"):
             return error
         if self.kind == "http" and not _is_evidence(outcome.status):
             return error
@@ -300,24 +312,24 @@ class _Negotiator:
     # --- legacy -------------------------------------------------------------
 
     def initialize(
-        self, version: str, watched: Tuple[int, ...], retry: bool = True
+        self,
+        version: str,
+        watched: Tuple[int, ...] = (),
+        retry: bool = True,
+        headers: Optional[Mapping[str, str]] = None,
     ) -> Negotiation:
         outgoing = LegacyEra(version, self.facts).initialize(next(self.ids))
         assert outgoing.id is not None
-        yield Send(outgoing)
+        yield Send(replace(outgoing, headers=headers) if headers else outgoing)
         outcome = yield from self.initialize_outcome(outgoing.id, watched)
         if isinstance(outcome, Negotiated):
             return outcome
-        if isinstance(outcome, Answer) and outcome.error is None:
-            return (yield from self.agree(outcome))
-        if isinstance(outcome, Answer) and retry:
-            if _is_modern_error(outcome) and self.modern:
-                return (yield from self.discover_after_all())
-            other = first_mutual(self.legacy, _supported(outcome) or ())
-            if outcome.code == -32602 and other is not None:
-                if self.kind == "stdio":
-                    yield Reopen()
-                return (yield from self.initialize(other, (), retry=False))
+        if isinstance(outcome, Answer):
+            if outcome.error is None:
+                return (yield from self.agree(outcome))
+            again = self.second_attempt(version, outcome) if retry else None
+            if again is not None:
+                return (yield from again)
         return (yield from self.refused(outcome, retry))
 
     def initialize_outcome(
@@ -332,11 +344,40 @@ class _Negotiator:
             if outcome.error is None and _is_discovery(outcome.result):
                 if first_mutual(self.modern, outcome.result["supportedVersions"]):
                     return self.choose(outcome.result)
+            if outcome.code == -32022:
+                version = first_mutual(self.modern, _supported(outcome) or ())
+                if version is not None:
+                    return (yield from self.discover_after_all(version, False))
 
-    def discover_after_all(self) -> Negotiation:
-        """Probe again: the answer to ``initialize`` came from a modern server."""
+    def second_attempt(self, version: str, answer: Answer) -> Optional[Negotiation]:
+        """Return what to try once, after `version` was refused; ``None``: nothing."""
+        named = _supported(answer) or []
+        modern = first_mutual(self.modern, named)
+        other = first_mutual(self.legacy, named)
+        # Modern versions cannot be agreed on here, and legacy ones only here.
+        wants_other = answer.code == -32602 or (answer.code == -32022 and not modern)
+        if wants_other and other is not None:
+            return self.initialize_again(other)
+        # The event stream of 2024-11-05 is no way to a modern server.
+        if self.modern and self.kind != "http+sse":
+            if _is_modern_error(answer, "initialize"):
+                return self.discover_after_all(modern or self.modern[0])
+        if answer.code == -32020 and self.kind == "http":
+            # A dual-era server may insist on the header that no initialize has.
+            header = {"MCP-Protocol-Version": version}
+            return self.initialize(version, retry=False, headers=header)
+        return None
+
+    def initialize_again(self, version: str) -> Negotiation:
+        """Offer the version that the server named, to a process that heard no other."""
+        if self.kind == "stdio":
+            yield Reopen()
+        return (yield from self.initialize(version, retry=False))
+
+    def discover_after_all(self, version: str, reselect: bool = True) -> Negotiation:
+        """Probe again: what came during the handshake came from a modern server."""
         try:
-            return (yield from self.discover(self.modern[0]))
+            return (yield from self.discover(version, reselect))
         except _Legacy as verdict:
             raise verdict.evidence from None
 
@@ -374,18 +415,18 @@ class _Negotiator:
         error: MCPError
         if isinstance(outcome, Answer):
             error, status = _refusal(outcome, "initialize"), outcome.status
-            modern = _is_modern_error(outcome)
+            modern = _is_modern_error(outcome, "initialize")
         else:
             assert isinstance(outcome, Failed)
             error, status, modern = outcome.error, outcome.status, False
-        if self.kind != "http" or modern or not _is_evidence(status, since=400):
+        if self.kind != "http" or modern or not _is_evidence(status, {4}):
             raise error
         failed = yield Switch("http+sse")
         if isinstance(failed, Failed):
             # The first refusal says more than "no event stream there either".
             raise error from failed.error
         self.kind = "http+sse"
-        return (yield from self.initialize(self.legacy[0], (), retry=False))
+        return (yield from self.initialize(self.legacy[0], retry=retry))
 
 
 # --- reading answers -------------------------------------------------------------
@@ -399,36 +440,45 @@ def _text_or_none(value: Any) -> Optional[str]:
     return value if isinstance(value, str) else None
 
 
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def _is_discovery(result: Any) -> bool:
-    versions = result.get("supportedVersions") if isinstance(result, dict) else None
-    return (
-        isinstance(versions, list)
-        and bool(versions)
-        and all(isinstance(version, str) for version in versions)
-    )
+    if not isinstance(result, dict) or result.get("resultType", "complete") != (
+        "complete"
+    ):
+        return False
+    versions = result.get("supportedVersions")
+    return bool(versions) and _is_strings(versions)
 
 
 def _supported(answer: Answer) -> Optional[List[str]]:
     named = _mapping(answer.data).get("supported")
-    if not isinstance(named, list):
-        return None
-    return [version for version in named if isinstance(version, str)]
+    return named if _is_strings(named) else None
 
 
-def _is_evidence(status: Optional[int], since: int = 200) -> bool:
-    """Return whether an HTTP status tells anything about the era.
+def _is_evidence(
+    status: Optional[int], classes: AbstractSet[int] = frozenset({2, 4})
+) -> bool:
+    """Return whether an HTTP status of these classes tells anything about the era.
 
     A busy, failing or closed door is an outage, whatever stands behind it.
     """
-    return status is not None and (
-        since <= status < 500 and status not in (401, 403, 408, 429)
+    return (
+        status is not None
+        and status // 100 in classes
+        and status not in (401, 403, 408, 429)
     )
 
 
-def _is_modern_error(answer: Answer) -> bool:
-    """Return whether only a modern server answers so."""
+def _is_modern_error(answer: Answer, method: str) -> bool:
+    """Return whether only a modern server answers `method` so."""
     if answer.code == -32022:
         return _supported(answer) is not None
+    if answer.code == -32601 and answer.status == 404:
+        # So say modern servers that they lack a method, and they all have this one.
+        return method != "server/discover"
     return answer.code in (-32020, -32021)
 
 

@@ -437,9 +437,11 @@ class PipeConnection(Enrolled):
         name = self._name
         if self._stopping:
             return lambda sent: ClientClosed("the client is closed", server=name)
+        # Looked at first: it notes the exit code.
+        exited = self.process.has_exited() or self._exited
         code = self.process.returncode
         tail = self.stderr.text(self._secrets, lines=20)
-        if self._exited or self.process.has_exited():
+        if exited:
             text = "the server's process %s" % describe_exit(code)
         else:
             text = "the server closed its output"

@@ -96,6 +96,7 @@ class StreamableHTTPTransport(Transport, Enrolled):
             _POOL_SIZE,
         )
         self.stopped = False
+        self._closed = False
         self._unsolicited: Optional[Unsolicited] = None
         self._session: Optional[Session] = None
         self._offered: Optional[str] = None
@@ -116,9 +117,13 @@ class StreamableHTTPTransport(Transport, Enrolled):
     # --- life ---------------------------------------------------------------
 
     def open(self, on_unsolicited: Unsolicited, deadline: Deadline) -> None:
-        if self.stopped:
-            raise ClientClosed("the client is closed", server=self.name)
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("the client is closed", server=self.name)
+            # An attempt that failed was abandoned; this is another one.
+            self.stopped = False
         self._unsolicited = weakly(on_unsolicited)
+        self.wire.close()
         self.wire.open()
 
     @property
@@ -164,7 +169,7 @@ class StreamableHTTPTransport(Transport, Enrolled):
 
     def close(self, timeout: Optional[float] = None) -> None:
         with self._lock:
-            already, self.stopped = self.stopped, True
+            already, self._closed, self.stopped = self._closed, True, True
             exchanges = list(self._exchanges.values())
         for exchange in exchanges:
             exchange.shut()
