@@ -51,6 +51,8 @@ class Call:
         self._questions: Set[threading.Event] = set()
         self._reason: Optional[str] = None
         self._parent: Optional[Call] = None
+        #: Set when the call is cancelled, for whoever pauses in it.
+        self.stopped = threading.Event()
         self._generation = _lifecycle.generation
 
     def __enter__(self) -> "Call":
@@ -121,6 +123,7 @@ class Call:
             exchange = self._exchange
             children = list(self._children)
             questions = list(self._questions)
+        self.stopped.set()
         for event in questions:
             event.set()
         for child in children:

@@ -8,7 +8,7 @@ import time
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from ._deadline import Deadline, Timeout
 from ._dispatch import Dispatcher
@@ -92,6 +92,8 @@ class Connector(Enrolled):
         self._established: Optional[Established] = None
         self._sessionless = False
         self._closing = threading.Event()
+        #: What calls wait for that pause before they repeat something.
+        self._pauses: Set[threading.Event] = set()
         self._restarts: Deque[float] = collections.deque()
         self._make_lock()
         enrol(self)
@@ -154,9 +156,24 @@ class Connector(Enrolled):
                     replace(established.profile, listen_stream=True)
                 )
 
+    def pause(self, stopped: threading.Event, seconds: float) -> None:
+        """Wait, unless the client is closed or `stopped` is set.
+
+        Raises:
+            ClientClosed: the client was closed meanwhile.
+        """
+        self._pauses.add(stopped)
+        if not self._closing.is_set():
+            stopped.wait(seconds)
+        self._pauses.discard(stopped)
+        if self._closing.is_set():
+            raise ClientClosed("the client is closed")
+
     def close(self, timeout: Optional[float]) -> None:
         """End the connection. Idempotent, any thread, even while it is opened."""
         self._closing.set()
+        for stopped in list(self._pauses):
+            stopped.set()
         self._dispatcher.close()
         self.transport.close(timeout)
         self._established = None
@@ -289,15 +306,20 @@ class Connector(Enrolled):
 
     def switch(self, kind: str, deadline: Deadline) -> Transport:
         """Replace the transport by one of another kind to the same server."""
-        other = self.transport.switch(kind)
+        before = self.transport
+        other = before.switch(kind)
+        weakref.finalize(self, _abandon, [other]).atexit = False
+        # From here on close() reaches it, too.
+        self.transport = other
         try:
+            if self._closing.is_set():
+                raise ClientClosed("the client is closed")
             other.open(self._dispatcher.take, deadline)
         except BaseException:
-            other.abandon()
+            other.close(0)
+            self.transport = before
             raise
-        self.transport.close(0)
-        self.transport = other
-        weakref.finalize(self, _abandon, [other]).atexit = False
+        before.close(0)
         return other
 
     def reopen(self, deadline: Deadline) -> None:

@@ -55,8 +55,8 @@ class Workers:
         self._running = 0
         self._name = name
         self._threads = threads
-        # Jobs see the context variables of the place where the client was made.
-        self._context = contextvars.copy_context()
+        #: Jobs see the context variables of the place where the client was opened.
+        self.context = contextvars.copy_context()
 
     def submit(
         self, job: Callable[[], None], limit: int, drop_oldest: bool = False
@@ -76,7 +76,7 @@ class Workers:
 
     def _start(self) -> None:
         """Start one thread. Requires holding _lock."""
-        context = self._context.copy()
+        context = self.context.copy()
         thread = threading.Thread(
             target=context.run, args=(self._run,), name=self._name, daemon=True
         )
@@ -145,6 +145,8 @@ class Dispatcher:
         self._send = send
         self._era = None
         self._shaking_hands = False
+        context = contextvars.copy_context()
+        self._notifications.context = self._askers.context = context
 
     def shaking_hands(self) -> None:
         """``initialize`` is on the wire: from here on the server may ping."""

@@ -115,7 +115,7 @@ class Questions:
             return era.answer(request, error=(-32601, "method not found"))
         with self._cancellable(request.id, cancelled) as cancelled:
             try:
-                result = self.ask(request.method, request.params, cancelled)
+                result = self._ask(request.method, request.params, cancelled)
             except Refusal as refusal:
                 return era.answer(request, error=(refusal.code, refusal.message))
             except Exception:
@@ -129,6 +129,18 @@ class Questions:
             if cancelled.is_set():
                 return None
             return era.answer(request, result)
+
+    def answer_input(
+        self, method: str, params: Mapping[str, Any], cancelled: threading.Event
+    ) -> Dict[str, Any]:
+        """Run the handler for one question of a multi round-trip request.
+
+        Raises:
+            Refusal: there is no handler, or the question is malformed.
+            Exception: whatever the handler raised.
+        """
+        with self._cancellable(cancelled, cancelled):
+            return self._ask(method, params, cancelled)
 
     @contextmanager
     def _cancellable(
@@ -159,15 +171,10 @@ class Questions:
         for event in events:
             event.set()
 
-    def ask(
+    def _ask(
         self, method: str, params: Mapping[str, Any], cancelled: threading.Event
     ) -> Dict[str, Any]:
-        """Run one handler and return the result object that the server gets.
-
-        Raises:
-            Refusal: there is no handler, or the question is malformed.
-            Exception: whatever the handler raised.
-        """
+        """Run one handler and return the result object that the server gets."""
         if method == "elicitation/create" and self._on_elicitation is not None:
             return self._elicit(self._on_elicitation, params, cancelled)
         if method == "sampling/createMessage" and self._on_sampling is not None:

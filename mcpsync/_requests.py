@@ -20,6 +20,7 @@ from ._questions import Questions
 from ._retries import retry_delay
 from ._verbs import complete
 from .exceptions import (
+    AuthorizationError,
     CallRefused,
     ConnectionLost,
     HeaderMismatch,
@@ -104,6 +105,21 @@ class Requester:
             complete(error, self._name, plan.method, deadline.elapsed)
             raise
 
+    def notify(
+        self, method: str, params: Optional[Mapping[str, Any]], deadline: Deadline
+    ) -> None:
+        """Send a notification, to a new session if the server forgot the old one."""
+        for renewed in (False, True):
+            established = self._connector.get()
+            outgoing = established.era.notification(method, params)
+            try:
+                established.transport.send(outgoing, deadline)
+                return
+            except SessionExpired:
+                if renewed:
+                    raise
+                self._connector.renew(established, deadline)
+
     # --- rounds -------------------------------------------------------------
 
     def _rounds(self, call: Call, plan: Plan, deadline: Deadline) -> Mapping[str, Any]:
@@ -121,7 +137,9 @@ class Requester:
                 )
             answers = self._answers(call, outcome, deadline)
             if not outcome.questions and number > 0:
-                time.sleep(min(_STATE_ONLY_PAUSE * number, deadline.wait_seconds()))
+                pause = min(_STATE_ONLY_PAUSE * number, deadline.wait_seconds())
+                self._connector.pause(call.stopped, pause)
+                call.check()
             plan = replace(plan, params=outcome.retry(original, answers))
             number += 1
 
@@ -133,7 +151,7 @@ class Requester:
         for key, question in asked.questions.items():
             with deadline.paused(), call.answering() as cancelled:
                 try:
-                    answers[key] = self._questions.ask(
+                    answers[key] = self._questions.answer_input(
                         question.method, question.params, cancelled
                     )
                 except Exception as error:
@@ -164,7 +182,8 @@ class Requester:
                     self._repair(error, repaired, plan, established, deadline)
                 else:
                     attempt += 1
-                    time.sleep(delay)
+                    self._connector.pause(call.stopped, delay)
+                    call.check()
 
     def _repair(
         self,
@@ -250,7 +269,9 @@ def _checked(response: Response, method: str) -> Response:
     if error is None:
         return response
     message = error.get("message", "")
-    raise error_for(error["code"], message, error.get("data"), method=method)
+    failure = error_for(error["code"], message, error.get("data"), method=method)
+    failure.status = response.status
+    raise failure
 
 
 def _may_repeat(error: MCPError, plan: Plan) -> bool:
@@ -261,7 +282,13 @@ def _may_repeat(error: MCPError, plan: Plan) -> bool:
 
 
 #: How a request ends by itself; after anything else the server has to be told.
-_ENDED = (TransportError, RemoteProtocolError, ServerError, CallRefused)
+_ENDED = (
+    TransportError,
+    RemoteProtocolError,
+    ServerError,
+    AuthorizationError,
+    CallRefused,
+)
 
 
 class _cancelling:

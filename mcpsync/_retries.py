@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from ._deadline import Deadline
-from .exceptions import HTTPStatusError
+from .exceptions import HTTPStatusError, ServerError
 
 __all__ = ["retry_delay"]
 
@@ -21,10 +21,14 @@ def retry_delay(
     Only 408, 429 and 5xx say that the same request may succeed a little later, and
     only within the deadline.
     """
-    if not isinstance(error, HTTPStatusError) or attempt >= len(_DELAYS):
+    if not isinstance(error, (HTTPStatusError, ServerError)):
         return None
-    if error.status not in (408, 429) and not 500 <= error.status < 600:
+    status = error.status or 0
+    if status not in (408, 429) and not 500 <= status < 600:
         return None
-    delay = _DELAYS[attempt] if error.retry_after is None else error.retry_after
+    if attempt >= len(_DELAYS):
+        return None
+    asked = error.retry_after if isinstance(error, HTTPStatusError) else None
+    delay = _DELAYS[attempt] if asked is None else asked
     left = deadline.remaining()
     return delay if left is None or delay < left else None

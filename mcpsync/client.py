@@ -274,11 +274,8 @@ class Client:
     def notify(self, method: str, params: Optional[Mapping[str, JSON]] = None) -> None:
         """Send any notification: the other half of the escape hatch."""
         check_text(method, "the method")
-        established = self._established()
-        outgoing = established.era.notification(
-            method, checked_mapping(params, "params")
-        )
-        established.transport.send(outgoing, Deadline(self.timeout))
+        given = checked_mapping(params, "params")
+        self._requester.notify(method, given, self._deadline(None))
 
     def _deadline(self, timeout: Seconds) -> Deadline:
         """Return a deadline for several requests; opening is not charged to it."""

@@ -183,7 +183,10 @@ class ServerError(MCPError):
         code: the JSON-RPC error code.
         server_message: the server's own text, cleaned.
         data: whatever the server attached, as received.
+        status: the HTTP status that the error came with, or ``None``.
     """
+
+    status: Optional[int] = None
 
     def __init__(
         self,

@@ -14,18 +14,7 @@ basic/transports/streamable-http.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import (
-    AbstractSet,
-    Any,
-    Dict,
-    Generator,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any, Dict, Generator, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .._text import clean
 from ..exceptions import (
@@ -291,6 +280,7 @@ class _Negotiator:
 
     def verdict(self, probe: int, outcome: Outcome) -> Exception:
         """Return what to raise for a probe that found no modern server."""
+        error: MCPError
         if isinstance(outcome, Silence):
             error = UnexpectedResult(
                 "the server did not answer server/discover within %g s"
@@ -419,7 +409,7 @@ class _Negotiator:
         else:
             assert isinstance(outcome, Failed)
             error, status, modern = outcome.error, outcome.status, False
-        if self.kind != "http" or modern or not _is_evidence(status, {4}):
+        if self.kind != "http" or modern or not _is_turned_away(status):
             raise error
         failed = yield Switch("http+sse")
         if isinstance(failed, Failed):
@@ -445,12 +435,12 @@ def _is_strings(value: Any) -> bool:
 
 
 def _is_discovery(result: Any) -> bool:
-    if not isinstance(result, dict) or result.get("resultType", "complete") != (
-        "complete"
-    ):
+    if not isinstance(result, dict):
+        return False
+    if result.get("resultType", "complete") != "complete":
         return False
     versions = result.get("supportedVersions")
-    return bool(versions) and _is_strings(versions)
+    return _is_strings(versions) and bool(versions)
 
 
 def _supported(answer: Answer) -> Optional[List[str]]:
@@ -458,18 +448,20 @@ def _supported(answer: Answer) -> Optional[List[str]]:
     return named if _is_strings(named) else None
 
 
-def _is_evidence(
-    status: Optional[int], classes: AbstractSet[int] = frozenset({2, 4})
-) -> bool:
-    """Return whether an HTTP status of these classes tells anything about the era.
+def _is_turned_away(status: Optional[int]) -> bool:
+    return (
+        status is not None
+        and 400 <= status < 500
+        and status not in (401, 403, 408, 429)
+    )
+
+
+def _is_evidence(status: Optional[int]) -> bool:
+    """Return whether an HTTP status tells anything about the era.
 
     A busy, failing or closed door is an outage, whatever stands behind it.
     """
-    return (
-        status is not None
-        and status // 100 in classes
-        and status not in (401, 403, 408, 429)
-    )
+    return status is not None and (200 <= status < 300 or _is_turned_away(status))
 
 
 def _is_modern_error(answer: Answer, method: str) -> bool:
