@@ -165,7 +165,9 @@ class Deadline:
     def touch(self) -> None:
         """Note that a message about this call has arrived: the idle clock restarts."""
         if self.timeout.idle is not None:
-            self._idle_at = time.monotonic() + self.timeout.idle
+            paused = self._paused
+            now = time.monotonic() if paused is None else paused
+            self._idle_at = now + self.timeout.idle
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -295,6 +297,8 @@ class Watchdog:
             if due is None:
                 return
             due()
+            # Nothing is kept alive while waiting for the next one.
+            del due
 
     def _next_due(self) -> Optional[Action]:
         """Wait for an action that is due. Requires holding _lock."""
@@ -315,8 +319,10 @@ class Watchdog:
             when, _, alarm = self._heap[0]
             if when <= now:
                 heapq.heappop(self._heap)
-                if alarm.action is not None:
-                    return alarm.action
+                # Read once: it may be cancelled at this very moment.
+                action = alarm.action
+                if action is not None:
+                    return action
             else:
                 self._wait(when - now)
 

@@ -18,6 +18,12 @@ CLIP = 500
 #: Shorter values are too common to mask: every "1" in a message would vanish.
 _SHORTEST_SECRET = 6
 
+#: Characters beyond the limit that are looked at, because masking shortens.
+_MARGIN = 4096
+
+#: No credential that we do not know, but recognize, is longer.
+_TOKEN = 2048
+
 # C0 and C1 controls, zero-width and bidirectional formatting characters, line and
 # paragraph separators, lone surrogates, private use, tags. Tab stays out as well:
 # it moves columns in a table.
@@ -63,9 +69,15 @@ def clean(text: object, limit: int = CLIP, secrets: Iterable[str] = ()) -> str:
     can neither be cut in two nor hidden behind an escape.
     """
     shown = text if isinstance(text, str) else str(text)
-    # Masking all of a 16 MiB body to show 500 characters would be wasteful, but a
-    # secret may straddle the cut: keep a margin beyond it.
-    shown = mask(shown[: limit + 4096], secrets)
-    if len(shown) > limit:
+    known = _maskable(secrets)
+    longest = max(map(len, known), default=0)
+    # Masking 16 MiB to show 500 characters would be wasteful. Beyond the window's end
+    # a secret may begin inside it, so that its last part is not shown.
+    window = limit + _MARGIN + longest
+    clipped = len(shown) > window
+    shown = mask(shown[:window], known)
+    if clipped:
+        shown = shown[: max(0, len(shown) - max(longest, _TOKEN))]
+    if clipped or len(shown) > limit:
         shown = shown[:limit] + "…"
     return _UNSAFE.sub(_escape, shown)

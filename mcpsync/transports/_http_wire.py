@@ -23,6 +23,7 @@ import urllib3.exceptions
 
 from .._deadline import Deadline
 from .._text import clean
+from .._version import __version__
 from ..exceptions import (
     AuthorizationError,
     ClientClosed,
@@ -93,6 +94,7 @@ class HTTPWire:
         for scheme in ("http://", "https://"):
             session.mount(scheme, AbortableAdapter(self._pool_size))
         session.headers["Accept-Encoding"] = "identity"
+        session.headers["User-Agent"] = "mcpsync/%s" % __version__
         session.headers.update(self._headers)
         if self._proxies is not None:
             session.proxies.update(self._proxies)
@@ -106,10 +108,12 @@ class HTTPWire:
         self._session = session
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close all connections, those in use included."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
+        # A pool is emptied when it is collected, which may be much later.
+        self.sockets.drop()
 
     def after_fork(self) -> None:
         self.sockets.close_copies()
