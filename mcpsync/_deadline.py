@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Callable, Iterator, List, Optional, Tuple, Union
 from .exceptions import RequestTimeout
 
 __all__ = ["NO_TIMEOUT", "Deadline", "Timeout", "Watchdog", "watchdog"]
+
+_log = logging.getLogger("mcpsync")
 
 #: The longest single wait handed to the operating system. ``lock.acquire`` refuses
 #: more than ``threading.TIMEOUT_MAX``, and a wait of a day is as good as for ever.
@@ -158,9 +161,10 @@ class Deadline:
     def connect_seconds(self) -> Optional[float]:
         """Return the limit for one connection attempt made under this deadline."""
         left, connect = self.remaining(), self.timeout.connect
-        if left is None or connect is None:
-            return connect if left is None else left
-        return min(left, connect)
+        if left is None:
+            return connect
+        # The operating system takes zero for "do not wait at all".
+        return max(0.001, left if connect is None else min(left, connect))
 
     def touch(self) -> None:
         """Note that a message about this call has arrived: the idle clock restarts."""
@@ -296,7 +300,11 @@ class Watchdog:
                 due = self._next_due()
             if due is None:
                 return
-            due()
+            try:
+                due()
+            except Exception:
+                # Whoever it was for, the others still need the watchdog.
+                _log.exception("an action at a deadline failed")
             # Nothing is kept alive while waiting for the next one.
             del due
 
