@@ -33,7 +33,7 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
 )
 
-_BEARER = re.compile(r"\b(bearer|basic|dpop)\s+[A-Za-z0-9\-._~+/]{16,}=*", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer|basic|dpop)\s+[A-Za-z0-9\-._~+/]{8,}=*", re.IGNORECASE)
 
 
 def _escape(match: "re.Match[str]") -> str:
