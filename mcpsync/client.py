@@ -183,7 +183,7 @@ class Client:
         self._connector.close(timeout)
 
     def __enter__(self) -> "Client":
-        if self._entered:
+        if self._entered and not self._connector.closed:
             raise LocalProtocolError(
                 "this client is in a with statement already", server=self.name
             )
