@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any, List
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import console as console
     from . import exceptions as exceptions
+    from . import hooks as hooks
+    from . import testing as testing
     from . import types as types
     from ._calls import PendingCall as PendingCall
     from ._connect import connect as connect

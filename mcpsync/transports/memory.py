@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any, Callable, Mapping, Optional
 
 from .._deadline import Deadline
-from ..exceptions import ClientClosed, LocalProtocolError
-from ..protocol.jsonrpc import Outgoing, decode, dumps, parse
+from ..exceptions import (
+    ClientClosed,
+    ConnectionLost,
+    InvalidMessage,
+    LocalProtocolError,
+)
+from ..protocol.jsonrpc import InvalidAnswer, Outgoing, decode, dumps, parse
 from ._pending import PendingExchanges
 from ._weak import weakly
 from .base import Exchange, Limits, Transport, Unsolicited
 
 __all__ = ["MemoryTransport", "Serve"]
+
+_log = logging.getLogger("mcpsync")
 
 JSON = Any
 Send = Callable[[Mapping[str, JSON]], None]
@@ -69,13 +77,35 @@ class MemoryTransport(Transport):
 
     def say(self, message: Mapping[str, JSON]) -> None:
         """Send a message from the server, unasked. Any thread."""
-        pending = self._pending
-        if pending is not None and not self._closed:
+        pending, name = self._pending, self.name
+        if pending is None or self._closed:
+            return
+        try:
             pending.route(parse(decode(dumps(message))))
+        except InvalidAnswer as error:
+            text = "the server's answer is unusable: %s" % error.message
+            pending.fail_one(
+                error.response_id, lambda sent: InvalidMessage(text, server=name)
+            )
 
     def _hand_over(self, outgoing: Outgoing) -> None:
-        if not self._closed:
+        """Run the server's function; what it raises is the server's own failure."""
+        if self._closed:
+            return
+        try:
             self._serve(decode(outgoing.body), self.say)
+        except Exception as error:
+            _log.exception("the function that serves %r failed", self.name)
+            if outgoing.id is not None:
+                self._fail(outgoing.id, type(error).__name__)
+
+    def _fail(self, id: int, what: str) -> None:
+        pending, name = self._pending, self.name
+        text = "the function that serves this request failed: %s" % what
+        if pending is not None:
+            pending.fail_one(
+                id, lambda sent: ConnectionLost(text, sent=True, server=name)
+            )
 
     def _table(self) -> PendingExchanges:
         if self._closed:
