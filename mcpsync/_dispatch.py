@@ -96,7 +96,8 @@ class Workers:
                 job = self._jobs.popleft()
             try:
                 job()
-            except Exception:
+            except BaseException:
+                # Also sys.exit(): it ends no program from here, and no worker.
                 _log.exception("a callback failed")
             del job
 
@@ -207,7 +208,13 @@ class Dispatcher:
 
     def answer(self, request: Request, era: Era) -> None:
         """Run the handler for a server's request and send its answer."""
-        self.reply(self.questions.answer(request, era))
+        try:
+            answer = self.questions.answer(request, era)
+        except BaseException:
+            # sys.exit() in a handler, for example: the server waits for an answer.
+            self.reply(era.answer(request, error=(-32603, "internal error")))
+            raise
+        self.reply(answer)
 
     def reply(self, outgoing: Optional[Outgoing]) -> None:
         send = self._send

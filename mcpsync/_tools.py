@@ -21,7 +21,7 @@ from typing import (
 
 from ._deadline import Timeout
 from ._text import clean
-from .exceptions import MCPError
+from .exceptions import MCPError, ToolError
 from .types import CallToolResult, Tool
 
 if TYPE_CHECKING:
@@ -134,7 +134,11 @@ def bind(
         result = client.call_tool(
             tool.name, arguments, timeout=timeout, on_progress=on_progress
         )
-        return result.raise_for_error()
+        try:
+            return result.raise_for_error()
+        except ToolError as error:
+            error.server, error.method = client.name, "tools/call"
+            raise
 
     def with_options(
         timeout: Union[None, float, Timeout] = timeout, on_progress: Any = on_progress
