@@ -90,6 +90,7 @@ class Connector(Enrolled):
         self._hooks = hooks
         self._wants_stream = wants_stream
         self._established: Optional[Established] = None
+        self._lost = False
         self._sessionless = False
         self._closing = threading.Event()
         #: What calls wait for that pause before they repeat something.
@@ -125,14 +126,19 @@ class Connector(Enrolled):
     def _make(self, deadline: Deadline) -> Tuple[Established, Optional[object]]:
         """Open, renew or restart as need be; also return what observers are told."""
         current, name = self._established, self._dispatcher.name
-        if current is None:
-            if self._sessionless and self.transport.alive:
-                return self._negotiate(deadline), ConnectionRenewed(name)
-            return self._open(deadline), None
-        if not current.transport.alive:
+        if current is not None:
+            if current.transport.alive:
+                return current, None
+            # Until it lives again, other calls wait: a new process looks alive
+            # before anybody has shaken its hand.
+            self._established, self._lost = None, True
+        if self._lost and self.transport.kind == "stdio":
             established = self._restart(deadline)
             return established, ServerRestarted(name, len(self._restarts))
-        return current, None
+        renewed = ConnectionRenewed(name) if self._lost or self._sessionless else None
+        if self._sessionless and self.transport.alive:
+            return self._negotiate(deadline), renewed
+        return self._open(deadline), renewed
 
     def renew(self, seen: Established, deadline: Deadline) -> None:
         """Negotiate anew after the server forgot the session that `seen` had."""
@@ -189,7 +195,7 @@ class Connector(Enrolled):
             self._closing.set()
         self._make_lock()
         self._established = None
-        self._sessionless = False
+        self._sessionless = self._lost = False
         self._dispatcher.after_fork()
 
     @contextmanager
@@ -273,7 +279,7 @@ class Connector(Enrolled):
         )
         self._replay(established, deadline)
         self._established = established
-        self._sessionless = False
+        self._sessionless = self._lost = False
         self._dispatcher.connected(negotiated.era)
         return established
 
@@ -402,6 +408,8 @@ class _Driver:
         self._close_exchanges()
         try:
             self.transport = self._connector.switch(kind, self._deadline)
+        except ClientClosed:
+            raise
         except MCPError as error:
             return Failed(error)
         return None

@@ -207,8 +207,10 @@ class _Negotiator:
         self.kind = kind
         self.facts = facts
         self.ids = ids
-        self.probe_seconds = probe_seconds if kind == "stdio" else None
         self.modern, self.legacy = versions_for(protocol)
+        # Silence is a verdict only where there is something to fall back to.
+        falls_back = kind == "stdio" and bool(self.legacy)
+        self.probe_seconds = probe_seconds if falls_back else None
 
     def run(self) -> Negotiation:
         # The first transport of 2024-11-05 is older than any modern server.
