@@ -109,16 +109,28 @@ class Requester:
         self, method: str, params: Optional[Mapping[str, Any]], deadline: Deadline
     ) -> None:
         """Send a notification, to a new session if the server forgot the old one."""
-        for renewed in (False, True):
-            established = self._connector.get()
-            outgoing = established.era.notification(method, params)
-            try:
-                established.transport.send(outgoing, deadline)
-                return
-            except SessionExpired:
-                if renewed:
-                    raise
-                self._connector.renew(established, deadline)
+        try:
+            self._notify(method, params, deadline, may_renew=True)
+        except MCPError as error:
+            complete(error, self._name, method, deadline.elapsed)
+            raise
+
+    def _notify(
+        self,
+        method: str,
+        params: Optional[Mapping[str, Any]],
+        deadline: Deadline,
+        may_renew: bool,
+    ) -> None:
+        established = self._connector.get()
+        outgoing = established.era.notification(method, params)
+        try:
+            established.transport.send(outgoing, deadline)
+        except SessionExpired:
+            if not may_renew:
+                raise
+            self._connector.renew(established, deadline)
+            self._notify(method, params, deadline, may_renew=False)
 
     # --- rounds -------------------------------------------------------------
 

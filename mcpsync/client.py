@@ -235,6 +235,7 @@ class Client:
             return None
 
     @property
+    @verb("connecting")
     def capabilities(self) -> ServerCapabilities:
         """What the server declared that it can do."""
         return ServerCapabilities.from_wire(self._established().capabilities)
@@ -581,7 +582,7 @@ class Client:
         """Tell the server that the roots are not what they were."""
         call = self._established().era.roots_changed()
         if call is not None:
-            self.notify(*call)
+            self._requester.notify(*call, self._deadline(None))
 
 
 def _counted(
