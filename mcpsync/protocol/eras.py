@@ -34,6 +34,8 @@ _CAPABILITIES_KEY = _PREFIX + "clientCapabilities"
 _INFO_KEY = _PREFIX + "clientInfo"
 _LOG_LEVEL_KEY = _PREFIX + "logLevel"
 
+_TASK_METHODS = frozenset({"tasks/get", "tasks/result", "tasks/list", "tasks/cancel"})
+
 #: A method and its parameters.
 Call = Tuple[str, Dict[str, Any]]
 
@@ -182,7 +184,7 @@ def _with_meta(
 class LegacyEra(Era):
     """2024-11-05 to 2025-11-25: a handshake, a session, requests both ways."""
 
-    _absent = frozenset({"server/discover", "subscriptions/listen"})
+    _absent = frozenset({"server/discover", "subscriptions/listen", "tasks/update"})
 
     def __init__(
         self,
@@ -196,6 +198,8 @@ class LegacyEra(Era):
         if "elicitation" in self._features:
             asks.add("elicitation/create")
         self.questions = frozenset(asks)
+        if "tasks" not in self._features:
+            self._absent = self._absent | _TASK_METHODS
 
     @property
     def allows_batches(self) -> bool:
@@ -253,10 +257,11 @@ class LegacyEra(Era):
     def notification(
         self, method: str, params: Optional[Mapping[str, Any]] = None
     ) -> Outgoing:
+        self.check_method(method)
         # The one that ends the handshake goes out before a transport is told which
         # headers the session needs.
         headers = self.http_headers()
-        return Outgoing(None, method, encode(method, params), headers=headers)
+        return Outgoing(None, method, encode(method, params or None), headers=headers)
 
     def _cancelled(self, id: int, reason: str) -> Outgoing:
         params = {"requestId": id, "reason": reason}
@@ -335,7 +340,11 @@ class ModernEra(Era):
         }
 
     def _headers(self, method: str, params: Mapping[str, Any]) -> Dict[str, str]:
-        headers = {"MCP-Protocol-Version": self.version, "Mcp-Method": method}
+        # A method that somebody made up may hold what no header can.
+        headers = {
+            "MCP-Protocol-Version": self.version,
+            "Mcp-Method": encode_value(method),
+        }
         name = mirrored_name(method, params)
         if name is not None:
             headers["Mcp-Name"] = encode_value(name)

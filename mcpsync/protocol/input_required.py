@@ -9,11 +9,11 @@ Specification: 2026-07-28, basic/patterns/mrtr.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional
 
 from .._text import clean
-from ..exceptions import UnexpectedResult
+from ..exceptions import InvalidArguments, UnexpectedResult
 
 __all__ = ["MULTI_ROUND_METHODS", "Asked", "Question", "read_input_required"]
 
@@ -41,14 +41,28 @@ class Asked:
     """A result that is not final: questions, an opaque state, or both."""
 
     questions: Mapping[str, Question]
-    state: Optional[str]
-    raw: Mapping[str, Any]
+    # Not shown: the state is the server's secret.
+    state: Optional[str] = field(repr=False)
+    raw: Mapping[str, Any] = field(repr=False)
 
     def retry(
         self, params: Optional[Mapping[str, Any]], answers: Mapping[str, Any]
     ) -> Dict[str, Any]:
-        """Return the parameters of the next round, from the original ones."""
+        """Return the parameters of the next round, from the original ones.
+
+        Raises:
+            InvalidArguments: a question has no answer.
+        """
+        missing = [key for key in self.questions if key not in answers]
+        if missing:
+            raise InvalidArguments(
+                "every question needs an answer, there is none for %s"
+                % clean(", ".join(map(repr, missing)), 200)
+            )
         again = dict(params or {})
+        # Of an earlier round: what the server needs of it is in its state.
+        again.pop("inputResponses", None)
+        again.pop("requestState", None)
         if self.questions:
             again["inputResponses"] = {key: answers[key] for key in self.questions}
         if self.state is not None:
@@ -66,7 +80,9 @@ def read_input_required(
             declared that it can answer.
     """
     state = result.get("requestState")
-    requests = result.get("inputRequests", {})
+    requests = result.get("inputRequests")
+    if requests is None:
+        requests = {}
     if state is not None and not isinstance(state, str):
         raise UnexpectedResult("the server's requestState is not a string")
     if not isinstance(requests, dict):
@@ -81,18 +97,19 @@ def read_input_required(
 
 def _question(key: str, request: Any, capabilities: Mapping[str, Any]) -> Question:
     method = request.get("method") if isinstance(request, dict) else None
-    capability = _CAPABILITY.get(method) if isinstance(method, str) else None
-    if capability is None:
+    if not isinstance(method, str) or method not in _CAPABILITY:
         raise UnexpectedResult(
             "the server asks for %s under %s, which no client can answer"
             % (clean(repr(method), 60), clean(repr(key), 60))
         )
-    if capability not in capabilities:
+    if _CAPABILITY[method] not in capabilities:
         raise UnexpectedResult(
             "the server asks for %s, a capability that was not declared; "
             "give a handler for it" % method
         )
-    params = request.get("params") or {}
+    params = request.get("params")
+    if params is None:
+        params = {}
     if not isinstance(params, dict):
         raise UnexpectedResult("the params of the server's %s are no object" % method)
     return Question(method, params)

@@ -66,7 +66,8 @@ class Response:
     """
 
     id: Optional[RequestId]
-    result: Any = None
+    # Not shown: it may hold a requestState, which is the server's secret.
+    result: Any = field(default=None, repr=False)
     error: Optional[Mapping[str, Any]] = None
     status: Optional[int] = None
 
@@ -97,7 +98,7 @@ class Outgoing:
 
     id: Optional[int]
     method: str
-    body: bytes
+    body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
     progress_token: Optional[int] = None
     accepts_requests: bool = False
@@ -111,8 +112,8 @@ class Outgoing:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise InvalidMessage("an integer of %d digits" % len(digits))
+    if len(digits) > MAX_DIGITS and len(digits.lstrip("-")) > MAX_DIGITS:
+        raise InvalidMessage("an integer of %d digits" % len(digits.lstrip("-")))
     return int(digits)
 
 
@@ -146,14 +147,20 @@ def decode(data: Union[bytes, bytearray, str]) -> Any:
         value = _decoder.decode(text)
     except ValueError as error:
         reason = getattr(error, "msg", "bad number")
-        excerpt = clean(text.strip(), 200) or "nothing at all"
-        raise InvalidMessage("not JSON (%s): %s" % (reason, excerpt)) from error
+        raise InvalidMessage("not JSON (%s)%s" % (reason, _beginning(text))) from error
     except RecursionError:
         raise InvalidMessage("nested too deeply") from None
     # Counting is fast; only a message with many brackets can be nested deeply.
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(value)
     return value
+
+
+def _beginning(text: str) -> str:
+    # The state of a multi round-trip request is the server's secret.
+    if "requestState" in text:
+        return ""
+    return ": " + (clean(text.strip(), 200) or "nothing at all")
 
 
 def _check_depth(value: Any) -> None:
@@ -180,7 +187,8 @@ def parse(value: Any) -> Message:
     if not isinstance(value, dict):
         raise InvalidMessage("expected a JSON object, got %s" % _kind(value))
     if value.get("jsonrpc") != "2.0":
-        raise InvalidMessage('expected "jsonrpc": "2.0" in %s' % _excerpt(value))
+        told = _excerpt(value.get("jsonrpc"))
+        raise _about_answer(value, 'expected "jsonrpc": "2.0", got %s' % told)
     method = value.get("method")
     if method is None:
         return _parse_response(value)
@@ -228,6 +236,15 @@ def _about(identifier: Optional[RequestId], text: str) -> InvalidMessage:
     error = InvalidAnswer(text)
     error.response_id = identifier
     return error
+
+
+def _about_answer(value: Dict[str, Any], text: str) -> InvalidMessage:
+    """Return the error for a message in another dialect, which may be an answer."""
+    identifier = value.get("id")
+    answers = "method" not in value and ("result" in value or "error" in value)
+    if answers and _is_id(identifier):
+        return _about(identifier, text)
+    return InvalidMessage(text)
 
 
 def _is_id(value: Any) -> bool:
@@ -282,7 +299,7 @@ def encode(
         message["id"] = id
     message["method"] = method
     if params is not None:
-        message["params"] = params
+        message["params"] = dict(params)
     return dumps(message)
 
 
