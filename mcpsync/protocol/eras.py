@@ -205,10 +205,6 @@ class LegacyEra(Era):
     def allows_batches(self) -> bool:
         return "batches" in self._features
 
-    @property
-    def has_session(self) -> bool:
-        return "session" in self._features
-
     def http_headers(self) -> Dict[str, str]:
         """Return the headers of every HTTP request after the handshake."""
         if "version header" not in self._features:

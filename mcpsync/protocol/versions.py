@@ -18,9 +18,9 @@ MODERN: Tuple[str, ...] = ("2026-07-28",)
 LEGACY: Tuple[str, ...] = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 
 _R1: FrozenSet[str] = frozenset()
-_R2 = _R1 | {"batches", "completion capability", "session"}
+_R2 = _R1 | {"batches", "completion capability"}
 _R3 = (_R2 - {"batches"}) | {"version header", "completion context", "elicitation"}
-_R4 = _R3 | {"url elicitation", "tasks"}
+_R4 = _R3 | {"tasks"}
 
 _FEATURES: Dict[str, FrozenSet[str]] = {
     "2024-11-05": _R1,

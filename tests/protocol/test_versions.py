@@ -10,21 +10,18 @@ from mcpsync.protocol.versions import LEGACY, MODERN, features, first_mutual
 
 FEATURES = {
     "2024-11-05": set(),
-    "2025-03-26": {"batches", "completion capability", "session"},
+    "2025-03-26": {"batches", "completion capability"},
     "2025-06-18": {
         "completion capability",
         "completion context",
         "elicitation",
-        "session",
         "version header",
     },
     "2025-11-25": {
         "completion capability",
         "completion context",
         "elicitation",
-        "session",
         "tasks",
-        "url elicitation",
         "version header",
     },
 }
