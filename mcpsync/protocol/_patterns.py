@@ -36,7 +36,7 @@ SHORTEST_BOUND = 64
 
 #: No text longer than this, however harmless the pattern: the matcher remembers every
 #: turn of a loop, at up to a hundred bytes each.
-LONGEST_BOUND = 1_000_000
+LONGEST_BOUND = 500_000
 
 #: What it costs to try the next place of a text, in steps.
 _PLACE = 8
@@ -56,7 +56,7 @@ class _Unsafe(Exception):
 class Pattern:
     """A pattern that is safe on texts of up to `limit` characters.
 
-    Immutable; threads may share it.
+    Threads may share it.
 
     Attributes:
         text: the pattern as the schema has it.
@@ -83,16 +83,20 @@ class Pattern:
                 % (clean(repr(text), 100), clean(error, 80))
             ) from error
         self.text = text
+        self._steps: Dict[int, int] = {}
         self.limit = _longest(self._work)
         self.cheap = self._work(LONGEST_BOUND) <= 20 * LONGEST_BOUND
-        if self.limit < SHORTEST_BOUND:
+        if not self.limit:
             raise SchemaRefused(
                 "the pattern %s could run for too long" % clean(repr(text), 100)
             )
 
     def steps(self, length: int) -> int:
-        """Return how many steps a text of that length may cost."""
-        return self._work(length)
+        """Return how many steps a text of that length may cost, rounded up."""
+        size = min(length, self.limit).bit_length()
+        if size not in self._steps:
+            self._steps[size] = self._work(min(1 << size, self.limit))
+        return self._steps[size]
 
     def search(self, text: str) -> bool:
         """Tell whether the pattern matches anywhere in the text.
@@ -109,7 +113,9 @@ class Pattern:
 
 
 def _longest(work: Callable[[int], int]) -> int:
-    low, high = 0, LONGEST_BOUND
+    if work(SHORTEST_BOUND) > MAX_STEPS:
+        return 0
+    low, high = SHORTEST_BOUND, LONGEST_BOUND
     while low < high:
         middle = (low + high + 1) // 2
         if work(middle) <= MAX_STEPS:
@@ -297,7 +303,9 @@ class _Builder:
         )
 
     def _either(self, parts: List[_Part]) -> _Part:
-        empty, first, last = 0, {}, {}  # type: int, _Ways, _Ways
+        empty = 0
+        first: _Ways = {}
+        last: _Ways = {}
         for part in parts:
             empty += part.empty
             first = _add(first, part.first)

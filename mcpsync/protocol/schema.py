@@ -137,7 +137,10 @@ def compile_schema(schema: JSON) -> Validator:
         root = json.loads(text)
         if isinstance(root, dict):
             root.pop("$schema", None)
-        found = survey(root, dialect, _lookup(root, text, dialect))
+        if _has_addresses(text, dialect):
+            found = survey(root, dialect, _LibraryLookup.over(root, dialect))
+        else:
+            found = survey(root, dialect, Lookup(root))
         return Validator(root, found, compile_fast(root, found))
     except RecursionError:
         raise SchemaRefused("the schema is nested too deeply") from None
@@ -195,15 +198,37 @@ def _parts(value: JSON, most: int) -> int:
 # --- references ------------------------------------------------------------------
 
 
-def _lookup(root: JSON, text: str, dialect: Dialect) -> Lookup:
-    addresses = ('"%s"' % dialect.id_keyword, '"$anchor"', '"$dynamicAnchor"')
-    if 'ef":' in text and any(address in text for address in addresses):
-        return _LibraryLookup.over(root, dialect)
-    return Lookup(root)
+def _has_addresses(text: str, dialect: Dialect) -> bool:
+    # Read off the text: a property of such a name costs time and does no harm.
+    names = (dialect.id_keyword, "$anchor", "$dynamicAnchor")
+    return 'ef":' in text and any('"%s":' % name in text for name in names)
+
+
+def _registry(root: JSON, dialect: Dialect) -> Tuple[Any, Any, str]:
+    """Return what knows a schema's addresses, its specification and its own address.
+
+    Nothing is ever retrieved from anywhere.
+    """
+    import referencing.jsonschema
+
+    specification: Any = {
+        "2020-12": referencing.jsonschema.DRAFT202012,
+        "2019-09": referencing.jsonschema.DRAFT201909,
+        "draft-07": referencing.jsonschema.DRAFT7,
+        "draft-06": referencing.jsonschema.DRAFT6,
+        "draft-04": referencing.jsonschema.DRAFT4,
+    }[dialect.name]
+    resource = specification.create_resource(root)
+    address = resource.id() or ""
+    registry: Any = referencing.Registry()
+    # Once and for all: to look for an anchor in a document that was not crawled
+    # crawls it, each time.
+    registry = registry.with_resource(address, resource).crawl()
+    return registry, specification, address
 
 
 class _LibraryLookup(Lookup):
-    """Knows addresses and anchors as well. Nothing is retrieved from anywhere."""
+    """Knows addresses and anchors as well as pointers."""
 
     def __init__(self, resolver: Any, specification: Any) -> None:
         self._resolver = resolver
@@ -211,22 +236,8 @@ class _LibraryLookup(Lookup):
 
     @classmethod
     def over(cls, root: JSON, dialect: Dialect) -> "_LibraryLookup":
-        import referencing.jsonschema
-
-        specification = {
-            "2020-12": referencing.jsonschema.DRAFT202012,
-            "2019-09": referencing.jsonschema.DRAFT201909,
-            "draft-07": referencing.jsonschema.DRAFT7,
-            "draft-06": referencing.jsonschema.DRAFT6,
-            "draft-04": referencing.jsonschema.DRAFT4,
-        }[dialect.name]
         try:
-            resource = specification.create_resource(root)
-            address = resource.id() or ""
-            registry: Any = referencing.Registry()
-            # Once and for all: looking for an anchor in a document that was not
-            # crawled crawls it, each time.
-            registry = registry.with_resource(address, resource).crawl()
+            registry, specification, address = _registry(root, dialect)
             return cls(registry.resolver(address), specification)
         except Exception as error:
             raise SchemaRefused("the schema's addresses are malformed") from error
@@ -275,7 +286,7 @@ class _Meter:
         # The walk has judged all patterns that it found; judge any other one now.
         pattern = self.found.patterns.get(text) or Pattern(text)
         # A step of the matcher takes about a fiftieth of ours.
-        self.spend(1 + pattern.steps(min(len(string), pattern.limit)) // 50)
+        self.spend(1 + pattern.steps(len(string)) // 50)
         return pattern.search(string)
 
 
@@ -285,11 +296,10 @@ _classes: Dict[str, Any] = {}
 
 
 def _library_validator(schema: JSON, dialect: Dialect) -> Any:
-    import referencing
-
     if dialect.name not in _classes:
         _classes[dialect.name] = _library_class(dialect)
-    return _classes[dialect.name](schema, registry=referencing.Registry())
+    registry, _, _ = _registry(schema, dialect)
+    return _classes[dialect.name](schema, registry=registry)
 
 
 def _library_class(dialect: Dialect) -> Any:
@@ -366,10 +376,14 @@ def _price_of_equality(meter: _Meter, value: JSON, instance: JSON, schema: JSON)
 def _price_of_reference(
     meter: _Meter, value: JSON, instance: JSON, schema: JSON
 ) -> int:
-    if value == "#" or value.startswith("#/"):
-        return 10
-    # The library searches all of the document for an anchor.
-    return 10 + 20 * len(meter.found.weights)
+    return 10
+
+
+def _price_of_dynamic_reference(
+    meter: _Meter, value: JSON, instance: JSON, schema: JSON
+) -> int:
+    # Every address on the way is asked, and those that lack the anchor are crawled.
+    return 20 if meter.found.addresses < 2 else 20 + 20 * meter.found.size
 
 
 def _price_of_rest(meter: _Meter, value: JSON, instance: JSON, schema: JSON) -> int:
@@ -384,8 +398,8 @@ def _price_of_rest(meter: _Meter, value: JSON, instance: JSON, schema: JSON) -> 
 
 
 _PRICES: Dict[str, Callable[[_Meter, JSON, JSON, JSON], int]] = {
-    "$dynamicRef": _price_of_reference,
-    "$recursiveRef": _price_of_reference,
+    "$dynamicRef": _price_of_dynamic_reference,
+    "$recursiveRef": _price_of_dynamic_reference,
     "$ref": _price_of_reference,
     "additionalItems": _price_of_items,
     "additionalProperties": _price_of_items,
@@ -393,6 +407,8 @@ _PRICES: Dict[str, Callable[[_Meter, JSON, JSON, JSON], int]] = {
     "contains": _price_of_items,
     "enum": _price_of_equality,
     "items": _price_of_items,
+    # With a tiny divisor the library computes in fractions.
+    "multipleOf": lambda meter, value, instance, schema: 20,
     "patternProperties": _price_of_items,
     "propertyNames": _price_of_items,
     "unevaluatedItems": _price_of_rest,
