@@ -93,12 +93,16 @@ def test_progress_arrives_on_the_calling_thread(server):
     def on_progress(progress, total, message):
         seen.append((progress, total, message, threading.get_ident()))
 
-    with server.connect() as client:
+    # Old servers send progress on the stream of their own, which is opened only for
+    # a client that takes notifications.
+    with server.connect(on_notification=lambda notification: None) as client:
         result = client.call_tool("countdown", {"steps": 5}, on_progress=on_progress)
     assert result.text == "done"
-    assert [entry[:3] for entry in seen] == [
-        (step, 5, f"step {step}") for step in range(1, 6)
-    ]
+    # Steps that come too fast for a person are coalesced; the last is never lost.
+    steps = [entry[0] for entry in seen]
+    assert steps == sorted(set(steps)) and set(steps) <= {1, 2, 3, 4, 5}
+    assert seen[-1][:3] == (5, 5, "step 5")
+    assert all(entry[2] == f"step {entry[0]:g}" for entry in seen)
     assert {entry[3] for entry in seen} == {threading.get_ident()}
 
 
