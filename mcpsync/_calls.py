@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextvars
 import functools
+import logging
 import threading
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import (
 )
 
 from . import _lifecycle
+from ._text import clean
 from .exceptions import MCPError, RequestCancelled
 from .transports.base import Exchange
 from .types import CallToolResult
@@ -27,6 +29,8 @@ from .types import CallToolResult
 __all__ = ["Call", "PendingCall", "map_calls"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("mcpsync")
 
 #: The call whose handler this thread is running: calls made from there are its
 #: children, and are cancelled with it.
@@ -201,6 +205,7 @@ def map_calls(
     items: Iterable[T],
     max_workers: int,
     on_error: str,
+    progress: Union[bool, Callable[[int], None]] = False,
 ) -> Iterator[Union[CallToolResult, MCPError]]:
     """Yield results in the order of `items`, with a few calls in flight.
 
@@ -209,6 +214,7 @@ def map_calls(
     window: Deque[PendingCall] = collections.deque()
     source = iter(items)
     more = True
+    count = 0
     try:
         while True:
             while more and len(window) < max_workers:
@@ -218,8 +224,14 @@ def map_calls(
                     more = False
             if not window:
                 return
-            yield _outcome(window[0], on_error)
-            window.popleft()
+            outcome = _outcome(window[0], on_error)
+            pending = window.popleft()
+            count += 1
+            if callable(progress):
+                progress(count)
+            elif progress:
+                _log.info("%s: %d results", clean(pending.tool, 60), count)
+            yield outcome
     finally:
         for pending in window:
             pending.cancel()

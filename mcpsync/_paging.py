@@ -20,9 +20,17 @@ from ._deadline import Deadline, Timeout
 from ._requests import Plan
 from .exceptions import InvalidArguments, RemoteProtocolError
 from .transports.base import Limits
-from .types import WireObject
+from .types import (
+    ListPromptsResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    Prompt,
+    Resource,
+    ResourceTemplate,
+    WireObject,
+)
 
-__all__ = ["Pager", "Run", "Seconds"]
+__all__ = ["Listings", "Pager", "Run", "Seconds"]
 
 JSON = Any
 Seconds = Union[None, float, Timeout]
@@ -114,3 +122,22 @@ class Pager(Generic[Item, Page]):
                 server=self._server,
                 method=self._method,
             )
+
+
+class Listings:
+    """The listings of one server but that of its tools, which remembers more."""
+
+    def __init__(self, server: str, run: Run, limits: Limits) -> None:
+        facts = (server, run, limits)
+        self.resources: Pager[Resource, ListResourcesResult] = Pager(
+            *facts, ListResourcesResult, "resources/list", "resources"
+        )
+        self.templates: Pager[ResourceTemplate, ListResourceTemplatesResult] = Pager(
+            *facts,
+            ListResourceTemplatesResult,
+            "resources/templates/list",
+            "resource_templates",
+        )
+        self.prompts: Pager[Prompt, ListPromptsResult] = Pager(
+            *facts, ListPromptsResult, "prompts/list", "prompts"
+        )

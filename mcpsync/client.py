@@ -22,7 +22,7 @@ from ._connection import Connector, Established
 from ._deadline import Deadline, Timeout
 from ._dispatch import Dispatcher, OnLog, OnNotification
 from ._listings import KnownTools
-from ._paging import Pager, Seconds
+from ._paging import Listings, Seconds
 from ._questions import OnElicitation, OnSampling, Questions, Roots
 from ._requests import OnProgress, Plan, Requester
 from ._subscriptions import ResourceListeners
@@ -110,13 +110,10 @@ class Client:
                 "validate must be 'output', 'warn' or 'off', not %s"
                 % clean(repr(validate), 60)
             )
-        for handler, what in (
-            (on_elicitation, "on_elicitation"),
-            (on_sampling, "on_sampling"),
-            (on_log, "on_log"),
-            (on_notification, "on_notification"),
-        ):
-            check_callable(handler, what)
+        check_callable(on_elicitation, "on_elicitation")
+        check_callable(on_sampling, "on_sampling")
+        check_callable(on_log, "on_log")
+        check_callable(on_notification, "on_notification")
         options = {"auth": auth, "headers": headers, "env": env, "cwd": cwd}
         transport = transport_for(target, name, limits, options)
         self.name = transport.name
@@ -144,29 +141,14 @@ class Client:
             self.name, self._connector, dispatcher, questions, ids, limits
         )
         self._listeners = ResourceListeners(self._connector, dispatcher, ids.__next__)
-        self._make_listings(limits)
+        self._listings = Listings(self.name, self._run, limits)
+        known = KnownTools()
+        self._tools = ToolPager(known, self._established, self.name, self._run, limits)
         self._calls = ToolCalls(
-            self.name, self._run, self._tools, self._known, observers, validate
+            self.name, self._run, self._tools, known, observers, validate
         )
         self._entered = False
         self.tools = ToolNamespace(self)
-
-    def _make_listings(self, limits: Limits) -> None:
-        facts = (self.name, self._run, limits)
-        self._known = KnownTools()
-        self._tools = ToolPager(self._known, self._established, *facts)
-        self._resources: Pager[Resource, ListResourcesResult] = Pager(
-            *facts, ListResourcesResult, "resources/list", "resources"
-        )
-        self._templates: Pager[ResourceTemplate, ListResourceTemplatesResult] = Pager(
-            *facts,
-            ListResourceTemplatesResult,
-            "resources/templates/list",
-            "resource_templates",
-        )
-        self._prompts: Pager[Prompt, ListPromptsResult] = Pager(
-            *facts, ListPromptsResult, "prompts/list", "prompts"
-        )
 
     # --- life ---------------------------------------------------------------
 
@@ -407,51 +389,51 @@ class Client:
             raise InvalidArguments("on_error must be 'raise' or 'return'")
         if max_workers < 1:
             raise InvalidArguments("max_workers must be at least 1")
-        results = map_calls(
+        return map_calls(
             lambda arguments: self.start_call(name, arguments, timeout=timeout),
             iterable,
             max_workers,
             on_error,
+            progress,
         )
-        return _counted(results, name, progress)
 
     # --- resources ----------------------------------------------------------
 
     @verb("resources/list")
     def list_resources(self, *, timeout: Seconds = None) -> List[Resource]:
         """Return all resources, from all pages."""
-        return self._resources.all(self._deadline(timeout))
+        return self._listings.resources.all(self._deadline(timeout))
 
     def iter_resources(self, *, timeout: Seconds = None) -> Iterator[Resource]:
         """Yield the resources; `timeout` is for each page."""
-        return self._resources.iter(timeout)
+        return self._listings.resources.iter(timeout)
 
     @verb("resources/list")
     def list_resources_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListResourcesResult:
         """Return one page of resources."""
-        return self._resources.page(cursor, timeout)
+        return self._listings.resources.page(cursor, timeout)
 
     @verb("resources/templates/list")
     def list_resource_templates(
         self, *, timeout: Seconds = None
     ) -> List[ResourceTemplate]:
         """Return all resource templates, from all pages."""
-        return self._templates.all(self._deadline(timeout))
+        return self._listings.templates.all(self._deadline(timeout))
 
     def iter_resource_templates(
         self, *, timeout: Seconds = None
     ) -> Iterator[ResourceTemplate]:
         """Yield the resource templates; `timeout` is for each page."""
-        return self._templates.iter(timeout)
+        return self._listings.templates.iter(timeout)
 
     @verb("resources/templates/list")
     def list_resource_templates_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListResourceTemplatesResult:
         """Return one page of resource templates."""
-        return self._templates.page(cursor, timeout)
+        return self._listings.templates.page(cursor, timeout)
 
     @verb("resources/read")
     def read_resource(
@@ -503,18 +485,18 @@ class Client:
     @verb("prompts/list")
     def list_prompts(self, *, timeout: Seconds = None) -> List[Prompt]:
         """Return all prompts, from all pages."""
-        return self._prompts.all(self._deadline(timeout))
+        return self._listings.prompts.all(self._deadline(timeout))
 
     def iter_prompts(self, *, timeout: Seconds = None) -> Iterator[Prompt]:
         """Yield the prompts; `timeout` is for each page."""
-        return self._prompts.iter(timeout)
+        return self._listings.prompts.iter(timeout)
 
     @verb("prompts/list")
     def list_prompts_page(
         self, cursor: Optional[str] = None, *, timeout: Seconds = None
     ) -> ListPromptsResult:
         """Return one page of prompts."""
-        return self._prompts.page(cursor, timeout)
+        return self._listings.prompts.page(cursor, timeout)
 
     @verb("prompts/get")
     def get_prompt(
@@ -583,24 +565,6 @@ class Client:
         call = self._established().era.roots_changed()
         if call is not None:
             self._requester.notify(*call, self._deadline(None))
-
-
-def _counted(
-    results: Iterator[Union[CallToolResult, MCPError]],
-    name: str,
-    progress: Union[bool, Callable[[int], None]],
-) -> Iterator[Union[CallToolResult, MCPError]]:
-    try:
-        for count, result in enumerate(results, 1):
-            if callable(progress):
-                progress(count)
-            elif progress:
-                _log.info("%s: %d results", clean(name, 60), count)
-            yield result
-    finally:
-        close = getattr(results, "close", None)
-        if close is not None:
-            close()
 
 
 def _plan(
