@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ from ._deadline import Deadline, Timeout
 from ._dispatch import Dispatcher
 from ._lifecycle import Enrolled, enrol
 from ._retries import retry_delay
+from ._text import clean
 from .exceptions import (
     CapabilityMissing,
     ClientClosed,
@@ -22,7 +24,6 @@ from .exceptions import (
     RemoteProtocolError,
     RequestTimeout,
     ServerExited,
-    error_for,
 )
 from .hooks import ConnectionRenewed, Hooks, ServerRestarted
 from .protocol.eras import Call, ClientFacts, Era
@@ -44,6 +45,8 @@ from .protocol.negotiation import (
 from .transports.base import Exchange, Limits, Profile, Transport
 
 __all__ = ["Connector", "Established"]
+
+_log = logging.getLogger("mcpsync")
 
 #: Pauses before the first, second and third restart of a server within a minute.
 _BACK_OFF = (0.0, 0.5, 2.0)
@@ -307,8 +310,13 @@ class Connector(Enrolled):
             with established.transport.begin(outgoing, deadline) as exchange:
                 answer = _answer(exchange, self._dispatcher, deadline)
             if answer.error is not None:
-                code = answer.error["code"]
-                raise error_for(code, answer.error.get("message", ""), method=method)
+                # Nobody asked for it just now, and nobody's call shall fail for it.
+                _log.warning(
+                    "server %r refuses %s after the connection was made anew: %s",
+                    self._dispatcher.name,
+                    method,
+                    clean(answer.error.get("message", "")),
+                )
 
     def switch(self, kind: str, deadline: Deadline) -> Transport:
         """Replace the transport by one of another kind to the same server."""
