@@ -633,7 +633,15 @@ class ClientClosed(LocalProtocolError):
 
 
 class AuthorizationError(MCPError):
-    """The server, or its authorization server, refused us."""
+    """The server, or its authorization server, refused us.
+
+    Attributes:
+        retryable: whether the same attempt may succeed later.
+        retry_after: seconds that a server asked us to wait, or ``None``.
+    """
+
+    retryable: bool = False
+    retry_after: Optional[float] = None
 
 
 class LoginRequired(AuthorizationError):
@@ -661,11 +669,7 @@ class InsufficientScope(AuthorizationError):
 
 
 class DiscoveryError(AuthorizationError):
-    """The authorization server could not be found, or described itself wrongly.
-
-    Attributes:
-        retryable: whether the same attempt may succeed later.
-    """
+    """The authorization server could not be found, or described itself wrongly."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Callable, List, NamedTuple, Tuple
+from typing import Any, Callable, List, NamedTuple, Tuple, TypeVar
 
 __all__ = [
     "Damaged",
@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 JSON = Any
+T = TypeVar("T")
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -59,7 +60,7 @@ def parse_value(text: str) -> JSON:
     return _without_text(lambda: _decoder.decode(text))
 
 
-def _without_text(read: Callable[[], JSON]) -> JSON:
+def _without_text(read: Callable[[], T]) -> T:
     """Return what `read` returns; of its error keep nothing that holds the text.
 
     The exceptions of decoders carry what they decode, secrets and all.

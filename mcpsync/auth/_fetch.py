@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import http.client
 import itertools
+import json
 import os
 import re
 import urllib.parse
@@ -180,7 +181,7 @@ class Fetcher:
         if self._network.open or self._proxy_for(url) is not None:
             return
         parts, step = split(url), _Step(what, url)
-        with self._call(step, deadline.at_most(REQUEST_SECONDS), True) as call:
+        with self._call(step, deadline.at_most(REQUEST_SECONDS)) as call:
             try:
                 addresses = resolve(parts.host, parts.port, call)
             except (OSError, UnicodeError):
@@ -242,14 +243,18 @@ class Fetcher:
 
         Raises:
             TokenError: there is no answer, or only an outage; its `retryable` tells
-                whether another attempt makes sense.
+                whether another attempt makes sense, and `retry_after` after how many
+                seconds, if the server said so.
             DiscoveryError: the URL is refused.
         """
         pairs = list(data.items() if isinstance(data, Mapping) else data)
-        secrets = tuple(value for _, value in pairs)
-        request = requests.Request("POST", url, dict(headers or {}), data=pairs)
+        given = dict(headers or {})
+        request = requests.Request("POST", url, given, data=pairs)
         request.auth = auth
-        return self._post(_Step(what, url, TokenError, secrets), request, deadline)
+        secrets = [value for _, value in pairs]
+        secrets += [value.rpartition(" ")[2] for value in given.values()]
+        step = _Step(what, url, TokenError, tuple(secrets))
+        return self._post(step, request, deadline)
 
     def post_json(
         self,
@@ -277,10 +282,8 @@ class Fetcher:
         request.headers = {"Accept": "application/json", **request.headers}
         result = self._exchange(step, request, deadline, lambda code: code < 500)
         if 300 <= result.status < 400:
-            location = urllib.parse.urljoin(
-                step.url, result.headers.get("Location", "")
-            )
-            raise step.error("it redirects to %s" % bare_url(location))
+            location = _location(step, result)
+            raise step.error("it redirects to %s" % step.shown(bare_url(location)))
         if result.status >= 500:
             _refuse_outage(step, result)
         return result
@@ -302,7 +305,7 @@ class Fetcher:
             raise step.error("no time is left for it", retryable=True)
         adapter = _Adapter(pool_size=1)
         try:
-            with self._call(step, limit, proxy is None) as call, call.bound():
+            with self._call(step, limit) as call, call.bound():
                 seconds = limit.wait_seconds()
                 response = adapter.send(
                     prepared,
@@ -319,11 +322,8 @@ class Fetcher:
         finally:
             adapter.close()
 
-    def _call(
-        self, step: _Step, limit: Deadline, direct: bool
-    ) -> ContextManager[_Call]:
-        network = self._network if direct else None
-        return _guarded(step, _Call(_open.sockets, limit, network))
+    def _call(self, step: _Step, limit: Deadline) -> ContextManager[_Call]:
+        return _guarded(step, _Call(_open.sockets, limit, self._network))
 
     def _proxy_for(self, url: str) -> Optional[str]:
         """Return the proxy through which a URL is asked, if any."""
@@ -373,7 +373,12 @@ class _Step(NamedTuple):
         text = "the %s at %s failed: %s" % (self.what, bare_url(self.url), reason)
         error = self.kind(text)
         setattr(error, "retryable", retryable)
+        setattr(error, "retry_after", None)
         return error
+
+    def shown(self, text: object) -> str:
+        """Return text from outside as a message may have it."""
+        return clean(text, 200, self.secrets)
 
     def private(self, address: str) -> AuthorizationError:
         """Return the exception for an address that this server must not name."""
@@ -384,21 +389,32 @@ class _Step(NamedTuple):
 
 
 def _refuse_outage(step: _Step, result: FetchResult) -> None:
-    if result.status >= 500 or result.status in _BUSY_STATUSES:
-        raise step.error("HTTP status %d" % result.status, retryable=True)
+    if result.status < 500 and result.status not in _BUSY_STATUSES:
+        return
+    error = step.error("HTTP status %d" % result.status, retryable=True)
+    seconds = result.headers.get("Retry-After") or ""
+    if re.fullmatch("[0-9]{1,6}", seconds):
+        setattr(error, "retry_after", float(seconds))
+    raise error
 
 
-def _target(step: _Step, result: FetchResult) -> str:
-    """Return where a redirect leads. The next request checks the URL as such."""
+def _location(step: _Step, result: FetchResult) -> str:
+    """Return where a response points to, as an absolute URL."""
     location = result.headers.get("Location", "")
     if not location:
         raise step.error("it redirects to nowhere")
     try:
         target = urllib.parse.urljoin(step.url, location)
-        schemes = split(step.url).scheme, split(target).scheme
+        split(target)
     except ValueError:
         raise step.error("it redirects to no URL") from None
-    if schemes == ("https", "http"):
+    return target
+
+
+def _target(step: _Step, result: FetchResult) -> str:
+    """Return where a redirect leads. The next request checks the URL as such."""
+    target = _location(step, result)
+    if (split(step.url).scheme, split(target).scheme) == ("https", "http"):
         raise step.error("it redirects to %s, away from https" % bare_url(target))
     return target
 
@@ -467,9 +483,7 @@ class _Call(Abort):
         refused: an address that was the reason not to connect.
     """
 
-    def __init__(
-        self, sockets: Sockets, deadline: Deadline, network: Optional[_Network]
-    ) -> None:
+    def __init__(self, sockets: Sockets, deadline: Deadline, network: _Network) -> None:
         super().__init__(sockets, deadline)
         self.refused: Optional[str] = None
         self._network = network
@@ -480,10 +494,8 @@ class _Call(Abort):
         Raises:
             OSError: there are none left.
         """
-        network = self._network
-        if network is None:
-            return addresses
-        fine = [entry for entry in addresses if network.admits(entry[1][0], self)]
+        admits = self._network.admits
+        fine = [entry for entry in addresses if admits(entry[1][0], self)]
         if addresses and not fine:
             self.refused = str(addresses[0][1][0])
             raise _Refused("no public address")
@@ -500,10 +512,8 @@ def _checking(pool: Any) -> Any:
     kind = pool.ConnectionCls
     connect = kind._first_of
 
-    def first_of(self: Any, addresses: List[Tuple[int, Any]], abort: Abort) -> Any:
-        if isinstance(abort, _Call):
-            addresses = abort.admitted(addresses)
-        return connect(self, addresses, abort)
+    def first_of(self: Any, addresses: List[Tuple[int, Any]], call: _Call) -> Any:
+        return connect(self, call.admitted(addresses), call)
 
     connection = type("Checking" + kind.__name__, (kind,), {"_first_of": first_of})
     return type("Checking" + pool.__name__, (pool,), {"ConnectionCls": connection})
@@ -546,7 +556,8 @@ def _guarded(step: _Step, call: _Call) -> Iterator[_Call]:
         failure = _translated(error, step, call)
         if failure is None:
             raise
-        raise failure from error
+        # The exceptions of encoders show what they could not encode.
+        raise failure from None if isinstance(error, UnicodeError) else error
     finally:
         call.release()
 
@@ -564,7 +575,7 @@ def _translated(
     if not isinstance(error, (*_FOREIGN, UnicodeError)):
         return None
     causes = tuple(_causes(error))
-    why = clean(causes[-1], 200, step.secrets) or type(causes[-1]).__name__
+    why = step.shown(causes[-1]) or type(causes[-1]).__name__
     if _any(causes, _UNSENDABLE):
         return step.error("it cannot be sent")
     if _any(causes, _GIBBERISH) and not _any(causes, _BROKEN):
@@ -631,15 +642,12 @@ def _read(
     status, url = response.status_code, step.url
     value, reason = None, "HTTP status %d" % status
     if wants_body(status):
-        body = _body(step, response)
-        if call.reason is not None:
-            raise step.error(_too_late(call), retryable=True)
-        value, why = _value(body)
+        value, why = _value(_body(step, response, call))
         return FetchResult(status, value, response.headers, url, why)
     return FetchResult(status, value, response.headers, url, reason)
 
 
-def _body(step: _Step, response: requests.Response) -> bytes:
+def _body(step: _Step, response: requests.Response, call: Abort) -> bytes:
     """Return the whole body, decoded."""
     raw = response.raw
     announced = response.headers.get("Content-Length", "")
@@ -649,6 +657,9 @@ def _body(step: _Step, response: requests.Response) -> bytes:
         if not piece:
             break
         body += piece
+    if call.reason is not None:
+        # To some versions of the libraries this is the end of the body.
+        raise step.error(_too_late(call), retryable=True)
     if re.fullmatch("[0-9]{1,9}", announced) and len(body) < int(announced):
         if len(body) <= BODY_BYTES:
             raise step.error("the body broke off", retryable=True)
@@ -656,7 +667,7 @@ def _body(step: _Step, response: requests.Response) -> bytes:
     if encoding in ("gzip", "x-gzip", "deflate") and body:
         body = _inflated(step, bytes(body))
     elif encoding not in ("", "identity"):
-        raise step.error("unexpected content encoding %s" % clean(encoding, 60))
+        raise step.error("unexpected content encoding %s" % step.shown(encoding))
     if len(body) > BODY_BYTES:
         raise step.error("the body is larger than %d bytes" % BODY_BYTES)
     return bytes(body)
@@ -664,10 +675,18 @@ def _body(step: _Step, response: requests.Response) -> bytes:
 
 def _inflated(step: _Step, body: bytes) -> bytearray:
     # 47: a gzip or a zlib header, whichever there is.
+    inflater = zlib.decompressobj(47)
     try:
-        return bytearray(zlib.decompressobj(47).decompress(body, BODY_BYTES + 1))
+        inflated = bytearray(inflater.decompress(body, BODY_BYTES + 1))
     except zlib.error:
         raise step.error("the body is not compressed as it says") from None
+    if not inflater.eof and len(inflated) <= BODY_BYTES:
+        raise step.error("the compressed body broke off", retryable=True)
+    return inflated
+
+
+#: Tells whether a text is JSON, and does not care about its numbers.
+_outline = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
 def _value(body: bytes) -> Tuple[JSON, Optional[str]]:
@@ -675,8 +694,15 @@ def _value(body: bytes) -> Tuple[JSON, Optional[str]]:
     if not body.strip():
         return None, "the body is empty"
     try:
-        return decode(body), None
+        # First, because decode() quotes what is not JSON, and that may hold a token.
+        text = body.decode("utf-8")
+        _outline.decode(text)
+        return decode(text), None
     except InvalidMessage as error:
-        # Without the part that quotes the body, which may hold a token.
-        reason, quoted, _ = error.message.partition("): ")
-        return None, reason + (")" if quoted else "")
+        return None, error.message
+    except UnicodeDecodeError:
+        return None, "not UTF-8"
+    except ValueError as error:
+        return None, "not JSON (%s)" % getattr(error, "msg", "malformed")
+    except RecursionError:
+        return None, "nested too deeply"

@@ -16,8 +16,7 @@ import sys
 import time
 from typing import Iterator, Optional
 
-from .. import _lifecycle
-from .._lifecycle import Enrolled, enrol
+from .._lifecycle import Enrolled, enrol, no_fork
 from .._text import clean
 from ..exceptions import ConfigError, CredentialStoreError
 
@@ -72,7 +71,7 @@ class Descriptor(Enrolled):
     def __init__(self, path: str, flags: int, mode: int = 0o600) -> None:
         self._number: Optional[int] = None
         enrol(self)
-        with _lifecycle.descriptors:
+        with no_fork:
             self._number = os.open(path, flags | _SAFELY, mode)
 
     @property
@@ -89,7 +88,7 @@ class Descriptor(Enrolled):
 
     def close(self) -> None:
         """Close it. Idempotent."""
-        with _lifecycle.descriptors:
+        with no_fork:
             self._close()
 
     def _close(self) -> None:
@@ -185,9 +184,7 @@ class PrivateFile:
             CredentialStoreError: it could not be written.
         """
         if len(data) > SIZE_LIMIT:
-            raise self.failure(
-                "save", "it would be larger than %d bytes" % SIZE_LIMIT
-            )
+            raise self.failure("save", "it would be larger than %d bytes" % SIZE_LIMIT)
         directory = os.path.dirname(self.path)
         try:
             private_directory(directory, self._own_directory)

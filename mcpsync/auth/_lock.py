@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Iterator, Optional
 
 from .._text import clean
@@ -62,6 +62,7 @@ class FileLock:
     def __init__(self, path: str) -> None:
         self._path = path
         self._opened: Optional[Descriptor] = None
+        self._taken = False
 
     def acquire(self, timeout: float) -> None:
         """Wait for the lock; see :func:`locked`."""
@@ -87,7 +88,8 @@ class FileLock:
             private_directory(os.path.dirname(self._path), own=True)
             opened = self._opened = Descriptor(self._path, flags)
         self._check(opened)
-        if _take(opened.number) and self._is_current(opened):
+        self._taken = _take(opened.number)
+        if self._taken and self._is_current(opened):
             return True
         self.release()
         return False
@@ -111,15 +113,15 @@ class FileLock:
     def release(self) -> None:
         """Let others have it. Idempotent; nothing in a forked child."""
         opened, self._opened = self._opened, None
+        taken, self._taken = self._taken, False
         if opened is None:
             return
-        try:
-            if not opened.closed:
-                # A child that was forked meanwhile may not have closed its copy yet;
-                # closing ours alone would leave the lock to that.
+        if taken and not opened.closed:
+            # A child that was forked meanwhile may not have closed its copy yet;
+            # closing ours alone would leave the lock to that.
+            with suppress(OSError):
                 _give_back(opened.number)
-        finally:
-            opened.close()
+        opened.close()
 
     def _timed_out(self, timeout: float) -> CredentialLockTimeout:
         return CredentialLockTimeout(
@@ -149,12 +151,8 @@ def _take(number: int) -> bool:
 
 
 def _give_back(number: int) -> None:
-    # Also where it was not taken; that is no error but on Windows.
     if sys.platform == "win32":
-        try:
-            os.lseek(number, 0, os.SEEK_SET)
-            msvcrt.locking(number, msvcrt.LK_UNLCK, 1)
-        except OSError:
-            return
+        os.lseek(number, 0, os.SEEK_SET)
+        msvcrt.locking(number, msvcrt.LK_UNLCK, 1)
     else:
         fcntl.flock(number, fcntl.LOCK_UN)

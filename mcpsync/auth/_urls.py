@@ -21,6 +21,7 @@ __all__ = [
     "Parts",
     "bare_url",
     "check_url",
+    "flaw",
     "is_loopback_host",
     "is_public_address",
     "origin",
@@ -99,6 +100,8 @@ class Parts(NamedTuple):
 def split(url: str) -> Parts:
     """Take a URL apart; user and fragment are left out.
 
+    What a person may write and no URL has, as a space, is escaped.
+
     Raises:
         ValueError: it is no http or https URL.
     """
@@ -110,8 +113,12 @@ def split(url: str) -> Parts:
         host = host.encode("idna").decode("ascii")
     port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
     before_fragment = url.partition("#")[0]
-    query = parts.query if "?" in before_fragment else None
-    return Parts(parts.scheme, host, port, parts.path, query)
+    query = _escaped(parts.query) if "?" in before_fragment else None
+    return Parts(parts.scheme, host, port, _escaped(parts.path), query)
+
+
+def _escaped(text: str) -> str:
+    return urllib.parse.quote(text, safe="/?%:@!$&'()*+,;=~")
 
 
 def origin(url: str) -> str:
@@ -163,15 +170,15 @@ def check_url(url: object, what: str, insecure: Insecure = ()) -> str:
     """
     if not isinstance(url, str):
         raise DiscoveryError("the %s is not a string" % what)
-    flaw = _flaw(url)
-    if flaw is None and not _is_secure(url, insecure):
-        flaw = "it must be an https URL (plain http is for loopback addresses only)"
-    if flaw is not None:
-        raise DiscoveryError("the %s, %s, is refused: %s" % (what, bare_url(url), flaw))
+    why = flaw(url)
+    if why is None and not _is_secure(url, insecure):
+        why = "it must be an https URL (plain http is for loopback addresses only)"
+    if why is not None:
+        raise DiscoveryError("the %s, %s, is refused: %s" % (what, bare_url(url), why))
     return url
 
 
-def _flaw(url: str) -> Optional[str]:
+def flaw(url: str) -> Optional[str]:
     """Return what is wrong with the form of a URL, ``None`` if nothing is."""
     if len(url) > MAX_LENGTH:
         return "it is longer than %d characters" % MAX_LENGTH

@@ -35,6 +35,9 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*(?=[ \t]*(?:,|\Z))")
 
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t\x20-\x7e\x80-\xff])*)"')
 
+#: What reaches to the next comma, or to a quotation mark that has no second one.
+_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")*')
+
 #: A parameter's value without quotes, and nothing after it that belongs to it.
 _BARE = re.compile(_TOKEN.pattern + r"(?=[ \t,]|\Z)")
 
@@ -71,7 +74,7 @@ class _Reader:
                 continue
             yield match.group().lower()
             token68 = _TOKEN68.match(self._text, self._at) if space else None
-            if token68 and not _is_scheme(token68.group()):
+            if token68 is not None:
                 self._at = token68.end()
 
     def _pair(self, name: str) -> _Pair:
@@ -105,13 +108,10 @@ class _Reader:
         return self._at < length
 
     def _skip_element(self) -> None:
-        comma = self._text.find(",", self._at)
-        self._at = len(self._text) if comma < 0 else comma + 1
-
-
-def _is_scheme(text: str) -> bool:
-    # "Bearer a, b": the a could be either; without padding it tells nothing to us.
-    return False if "=" in text else _TOKEN.fullmatch(text) is None
+        match = _ELEMENT.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+        if self._text[self._at : self._at + 1] == '"':
+            self._at = len(self._text)
 
 
 def parse_challenges(values: Iterable[str]) -> List[Challenge]:
@@ -124,12 +124,18 @@ def parse_challenges(values: Iterable[str]) -> List[Challenge]:
         values: each ``WWW-Authenticate`` field, or all of them joined by commas.
     """
     found: List[Challenge] = []
+    twice: Set[str] = set()
     left = MAX_CHARACTERS
     for value in values:
         text = _bounded(value, left)
         left -= len(text)
-        _read_into(found, _Reader(text))
-    return found[:MAX_CHALLENGES]
+        _read_into(found, twice, _Reader(text))
+    if twice:
+        _log.warning(
+            "a challenge has a parameter twice, which is ignored: %s",
+            clean(", ".join(sorted(twice)), 200),
+        )
+    return found
 
 
 def _bounded(value: str, limit: int) -> str:
@@ -140,7 +146,7 @@ def _bounded(value: str, limit: int) -> str:
     return text[:limit].rpartition(",")[0]
 
 
-def _read_into(found: List[Challenge], reader: _Reader) -> None:
+def _read_into(found: List[Challenge], twice: Set[str], reader: _Reader) -> None:
     scheme: Optional[str] = None
     params: Dict[str, str] = {}
     seen: Set[str] = set()
@@ -151,17 +157,12 @@ def _read_into(found: List[Challenge], reader: _Reader) -> None:
             scheme, params, seen = item, {}, set()
             found.append(Challenge(scheme, params))
         elif isinstance(item, _Pair) and scheme is not None:
-            _take(item, params, seen)
-
-
-def _take(pair: _Pair, params: Dict[str, str], seen: Set[str]) -> None:
-    name, value = pair
-    if name in seen:
-        _log.warning("a challenge has %s twice: ignored", clean(name, 40))
-        params.pop(name, None)
-    elif value is not None:
-        params[name] = value
-    seen.add(name)
+            if item.name in seen:
+                params.pop(item.name, None)
+                twice.add(item.name)
+            elif item.value is not None:
+                params[item.name] = item.value
+            seen.add(item.name)
 
 
 def choose_challenge(

@@ -170,7 +170,7 @@ class Server:
     def answer_to(self, identifier: str, seconds: float = _LONGEST) -> Any:
         """Return the client's answer to a request; ``None`` if none comes."""
         with contextlib.suppress(queue.Empty):
-            return self._answers[identifier].get(timeout=seconds)
+            return self._answers[identifier].get(timeout=seconds) or None
         return None
 
     def of(self, method: str) -> List[Mapping[str, Any]]:
@@ -191,6 +191,12 @@ class Server:
                 left = end - time.monotonic()
                 assert left > 0, "%d of %d %s came" % (len(found), count, method)
                 self._changed.wait(left)
+
+    def stop(self) -> None:
+        """End every wait of a function; the test is over."""
+        self.stopped.set()
+        for answers in list(self._answers.values()):
+            answers.put({})
 
     # --- serving ------------------------------------------------------------
 
@@ -236,6 +242,6 @@ def scripted(
     try:
         yield server
     finally:
-        server.stopped.set()
+        server.stop()
     if server.errors:
         raise AssertionError("the script failed") from server.errors[0]
