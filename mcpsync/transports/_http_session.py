@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Dict, Optional
 
-from .._deadline import Deadline
+import requests
+
+from .._deadline import Deadline, Timeout
 from .._text import clean
-from ..exceptions import InvalidMessage, MCPError
-from ..protocol.jsonrpc import decode, parse
+from ..exceptions import (
+    ConnectionLost,
+    InvalidMessage,
+    MCPError,
+    RequestTimeout,
+    TransportError,
+)
 from ._eventstream import Event, chunks, events
 from ._http_exchange import StreamPosition
 from ._http_sockets import Abort
-from ._http_wire import is_event_stream
+from ._http_wire import is_event_stream, may_pass
 from .base import Note, Profile
 
 if TYPE_CHECKING:
@@ -26,6 +34,15 @@ __all__ = ["Listener", "Session"]
 
 #: How long opening waits for the headers of the server's own stream.
 _READY_SECONDS = 5.0
+
+#: A stream that lived so long was worth opening, even if nothing was said on it.
+_HEALTHY_SECONDS = 20.0
+
+#: How long a pause may go on after its client was forgotten.
+_SLICE = 1.0
+
+#: A stream may be silent for ever, but connecting has an end.
+FOR_EVER = Timeout(connect=10.0, idle=None, total=None)
 
 
 class Session:
@@ -52,7 +69,9 @@ class Listener:
         self._session = session
         self._stopping = threading.Event()
         self._ready = threading.Event()
-        self._abort: Abort = transport.wire.abort(Deadline.after(None))
+        self._cut = False
+        self._flawed = False
+        self._abort: Abort = transport.wire.abort(Deadline(FOR_EVER))
         self._thread = threading.Thread(
             target=self._run, name="mcpsync-listen-%s" % transport.name, daemon=True
         )
@@ -73,7 +92,7 @@ class Listener:
 
     def cut(self) -> None:
         """End the stream without taking a lock: for the garbage collector."""
-        self._transport.stopped = True
+        self._cut = True
         self._abort.cut()
 
     def join(self, timeout: float) -> None:
@@ -84,29 +103,41 @@ class Listener:
 
     def _run(self) -> None:
         position = StreamPosition()
-        attempt = 0
+        attempts = 0
         try:
-            while not self._over() and attempt <= self._transport.limits.reconnects:
-                heard = self._listen(position)
-                if heard is None:
+            while not self._over():
+                healthy = self._listen(position)
+                if healthy is None:
                     return
-                attempt = 0 if heard else attempt + 1
-                pause = min(position.retry_seconds * 2 ** max(0, attempt - 1), 60.0)
-                self._stopping.wait(pause)
-        except MCPError as error:
-            self._note("the server's own stream is gone: %s" % error)
+                attempts = 0 if healthy else attempts + 1
+                if attempts > self._transport.limits.reconnects:
+                    self._note("the server's own stream keeps ending: not reopened")
+                    return
+                self._pause(position.pause(max(0, attempts - 1)))
+        except Exception as error:
+            # An authentication object may raise anything.
+            self._note("the server's own stream is gone: %s" % clean(error, 200))
         finally:
             self._ready.set()
             self._abort.release()
 
     def _over(self) -> bool:
-        return self._stopping.is_set() or self._transport.stopped
+        return self._cut or self._stopping.is_set() or self._transport.stopped
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._over():
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            # In slices, because the garbage collector cannot set an event.
+            self._stopping.wait(min(left, _SLICE))
 
     def _listen(self, position: StreamPosition) -> Optional[bool]:
         """Read one stream to its end.
 
         Returns:
-            Whether anything was heard; ``None`` if there is no such stream.
+            Whether it was of any use; ``None`` if there is no such stream.
         """
         wire = self._transport.wire
         headers = {"Accept": "text/event-stream", **self._session.headers()}
@@ -114,47 +145,57 @@ class Listener:
             headers["Last-Event-ID"] = position.last_id
         try:
             response = wire.send("GET", headers, None, self._abort)
-        except MCPError:
+        except (TransportError, RequestTimeout):
             # Not there now; the next attempt may find it again.
             self._ready.set()
             return False
         if response.status_code != 200 or not is_event_stream(response):
             wire.discard(response, self._abort)
-            return None
+            self._ready.set()
+            return False if may_pass(response.status_code) else None
         self._ready.set()
+        opened = time.monotonic()
         try:
-            return self._read(response, position)
+            heard = self._read(response, position)
         finally:
             self._abort.release()
             response.close()
+        # A quiet server, or a proxy, may end the stream from time to time.
+        return heard or time.monotonic() - opened >= _HEALTHY_SECONDS
 
-    def _read(self, response: object, position: StreamPosition) -> bool:
+    def _read(self, response: requests.Response, position: StreamPosition) -> bool:
+        """Pass on what comes until the stream ends; return whether anything came."""
         limit = self._transport.limits.message_bytes
-        source = events(chunks(getattr(response, "raw"), limit), limit)
+        source = events(chunks(response.raw, limit), limit)
         heard = False
         while not self._over():
             try:
                 with self._transport.wire.mapped(self._abort):
                     event = next(source, None)
-            except MCPError:
+            except MCPError as error:
+                if not isinstance(error, ConnectionLost):
+                    self._note("the server's own stream broke: %s" % error.message)
                 return heard
             if event is None:
                 return heard
-            heard = True
             position.note(event)
+            # An id alone is no sign of use: some servers begin each stream with one.
+            heard = heard or bool(event.data)
             self._take(event)
         return heard
 
     def _take(self, event: Event) -> None:
         if not event.data or event.event != "message":
             return
+        batches = self._session.profile.batches
         try:
-            value = decode(event.data)
-            several = isinstance(value, list) and self._session.profile.batches
-            for item in value if several else [value]:
-                self._transport.route(parse(item))
+            for message in self._transport.wire.messages(event.data, batches):
+                self._transport.route(message)
         except InvalidMessage as error:
-            self._note("the server sent no message but: %s" % clean(error.message))
+            if not self._flawed:
+                # Once: a hostile server must not fill the log.
+                self._flawed = True
+                self._note("the server sent no message but: %s" % error.message)
 
     def _note(self, text: str) -> None:
         if not self._over():

@@ -1,24 +1,24 @@
 """Sockets that can be shut down from outside, whatever their reader is waiting for.
 
 The timeouts of ``requests`` are for one read each, and closing a response from another
-thread blocks behind its reader. What ends a request in every phase, headers and TLS
-handshake included, is to shut its socket down; so every connection notes its socket
-with the request that it serves.
+thread blocks behind its reader. What ends a request in every phase, connecting and
+TLS handshake included, is to shut its socket down; so every connection notes its socket
+with the request that it serves, and takes the note back before it can serve another.
 """
 
 from __future__ import annotations
 
+import functools
 import http.client
 import os
 import socket
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple, cast
 
 import requests.adapters
 import urllib3.connection
-import urllib3.connectionpool
 import urllib3.exceptions
 import urllib3.util.connection
 
@@ -29,36 +29,123 @@ __all__ = ["Abort", "AbortableAdapter", "Sockets", "linger_free_close"]
 #: Most interim (1xx) responses before the real one.
 _INTERIM = 5
 
-#: Most bytes of header fields in one response.
+#: Most bytes of header fields in one response, and of one line of them.
 _HEADER_BYTES = 64 * 1024
+
+#: What a socket is for; a descriptor's number instead is what a duplicate stands for
+#: while TLS begins.
+_IDLE, _BUSY = -1, -2
+
+#: An address family and what sockets of it connect to.
+Address = Tuple[int, Any]
 
 
 class Sockets:
-    """The sockets of one transport, and which request each of them serves now."""
+    """The sockets of one transport, and its questions to the resolver.
+
+    Attributes:
+        epoch: replaced whenever all connections are ended. What began in another one
+            keeps no connection for later.
+    """
 
     def __init__(self) -> None:
-        self._sockets: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
-        # Guards whose a socket is: a late abort must not hit the next request.
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        # Read by its weak references, which are copied in one step: the garbage
+        # collector and a forked child cannot wait for a lock.
+        self._sockets: "weakref.WeakKeyDictionary[socket.socket, int]"
+        self._sockets = weakref.WeakKeyDictionary()
+        self.epoch = object()
+        self._lookups: Dict[Tuple[str, int], _Lookup] = {}
+        # Guards whose a socket is: a late abort must not hit the next request; and
+        # the lookups that are under way.
         # Never while held: anything but a shutdown, which does not wait.
-        # Taken by requests that begin or end, and by whoever aborts one.
+        # Taken by requests that begin or end, by whoever aborts one, by lookups.
         self.lock = threading.Lock()
 
-    def add(self, sock: socket.socket) -> None:
-        self._sockets.add(sock)
+    def note(self, sock: socket.socket, use: int) -> None:
+        """Note what a socket is for."""
+        self._sockets[sock] = use
 
     def close_copies(self) -> None:
         """Close this process's copies after a fork, without a word to the peer."""
-        self.lock = threading.Lock()
-        for sock in list(self._sockets):
-            descriptor = sock.detach()
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._sockets = weakref.WeakSet()
+        sockets = self._sockets
+        self._start_afresh()
+        for reference in sockets.keyrefs():
+            sock = reference()
+            if sock is None or sock.fileno() < 0:
+                continue
+            original = sockets.get(sock, _IDLE)
+            if original >= 0 and _same_file(original, sock.fileno()):
+                os.close(original)
+            os.close(sock.detach())
 
-    def drop(self) -> None:
-        """Close all sockets at once. Takes no lock: for the garbage collector."""
-        for sock in list(self._sockets):
-            linger_free_close(sock)
+    def drop(self, in_use: bool = True) -> None:
+        """End all connections at once. Takes no lock: for the garbage collector."""
+        # First, so that whoever is just done with one knows that it is not wanted.
+        self.epoch = object()
+        for reference in self._sockets.keyrefs():
+            sock = reference()
+            if sock is None:
+                continue
+            if self._sockets.get(sock) == _IDLE:
+                linger_free_close(sock)
+            elif in_use:
+                # Its thread wakes up and closes it: another one must not, because
+                # the descriptor's number could be somebody else's by then.
+                _shut_down(sock)
+
+    def look_up(self, host: str, port: int, done: threading.Event) -> "_Lookup":
+        """Ask the resolver on a thread of its own; `done` is set afterwards.
+
+        One thread for all who ask the same: a resolver that hangs does not pile up
+        threads.
+        """
+        key = (host, port)
+        with self.lock:
+            lookup = self._lookups.get(key)
+            if lookup is not None:
+                lookup.waiting.append(done)
+                return lookup
+            lookup = self._lookups[key] = _Lookup(done)
+        thread = threading.Thread(
+            target=self._look, args=(key, lookup), name="mcpsync-resolver", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # No new thread while the interpreter ends.
+            self._look(key, lookup)
+        return lookup
+
+    def _look(self, key: Tuple[str, int], lookup: "_Lookup") -> None:
+        try:
+            lookup.addresses = _lookup(*key)
+        except (OSError, UnicodeError) as error:
+            lookup.failure = error
+        finally:
+            with self.lock:
+                self._lookups.pop(key, None)
+                waiting = list(lookup.waiting)
+            for done in waiting:
+                done.set()
+
+
+class _Lookup:
+    """One question to the operating system's resolver, and its answer."""
+
+    def __init__(self, done: threading.Event) -> None:
+        self.addresses: List[Address] = []
+        self.failure: Optional[Exception] = None
+        self.waiting = [done]
+
+
+def _same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:
+        return False
 
 
 def linger_free_close(sock: socket.socket) -> None:
@@ -80,14 +167,23 @@ def _shut_down(sock: socket.socket) -> None:
 
 
 class Abort:
-    """Ends one request from any thread."""
+    """Ends one request from any thread.
+
+    Attributes:
+        deadline: the request's.
+        reason: why it was ended; ``None`` as long as it was not.
+        connected: whether there was a connection over which it could be sent.
+    """
 
     def __init__(self, sockets: Sockets, deadline: Deadline) -> None:
         self.deadline = deadline
         self.reason: Optional[str] = None
-        self._sockets = sockets
+        self.connected = False
+        self.sockets = sockets
+        self._epoch = sockets.epoch
         self._socket: Optional[socket.socket] = None
         self._duplicate: Optional[socket.socket] = None
+        self._wake: Optional[threading.Event] = None
 
     def bind(self, sock: socket.socket, handshake: bool = False) -> None:
         """Note the socket that serves the request now.
@@ -99,9 +195,12 @@ class Abort:
         Raises:
             ConnectionAbortedError: the request was aborted already.
         """
-        duplicate = socket.socket(fileno=os.dup(sock.fileno())) if handshake else None
-        with self._sockets.lock:
-            self._sockets.add(sock)
+        duplicate = None
+        if handshake:
+            duplicate = socket.socket(fileno=os.dup(sock.fileno()))
+            self.sockets.note(duplicate, sock.fileno())
+        with self.sockets.lock:
+            self.sockets.note(sock, _BUSY)
             self._socket = sock
             before, self._duplicate = self._duplicate, duplicate
             aborted = self.reason
@@ -113,11 +212,20 @@ class Abort:
 
     def abort(self, reason: str) -> None:
         """Shut the request's socket down. Any thread; the first reason stays."""
-        with self._sockets.lock:
+        with self.sockets.lock:
             self.reason = self.reason or reason
+            wake = self._wake
             for sock in (self._socket, self._duplicate):
                 if sock is not None:
                     _shut_down(sock)
+        if wake is not None:
+            wake.set()
+
+    def interrupt(self) -> None:
+        """Shut the socket down; what that means is up to its reader."""
+        with self.sockets.lock:
+            if self._socket is not None:
+                _shut_down(self._socket)
 
     def cut(self) -> None:
         """Shut the socket down without a lock: for the garbage collector."""
@@ -127,11 +235,28 @@ class Abort:
 
     def release(self) -> None:
         """Forget the socket: from here on it may serve another request."""
-        with self._sockets.lock:
-            self._socket = None
+        with self.sockets.lock:
+            sock, self._socket = self._socket, None
             duplicate, self._duplicate = self._duplicate, None
+            if sock is not None:
+                self.sockets.note(sock, _IDLE)
         if duplicate is not None:
             duplicate.close()
+
+    @property
+    def outdated(self) -> bool:
+        """Whether all connections were ended since this request began."""
+        return self._epoch is not self.sockets.epoch
+
+    def wait(self, event: threading.Event, seconds: Optional[float]) -> None:
+        """Wait for an event, which :meth:`abort` sets as well."""
+        with self.sockets.lock:
+            self._wake = event
+            aborted = self.reason is not None
+        if not aborted:
+            event.wait(seconds)
+        with self.sockets.lock:
+            self._wake = None
 
     @property
     def socket(self) -> Optional[socket.socket]:
@@ -165,11 +290,25 @@ class _Response(http.client.HTTPResponse):
     _statuses = 0
 
     def _read_status(self) -> Tuple[str, int, str]:
-        self._statuses += 1
-        if self._statuses > _INTERIM + 1:
-            raise http.client.HTTPException("too many interim responses")
-        status: Tuple[str, int, str] = getattr(super(), "_read_status")()
-        return status
+        while True:
+            self._statuses += 1
+            if self._statuses > _INTERIM + 1:
+                raise http.client.HTTPException("too many interim responses")
+            status: Tuple[str, int, str] = getattr(super(), "_read_status")()
+            # The base class passes over 100 only; to it 103 is the answer itself.
+            if not 101 < status[1] < 200:
+                return status
+            self._skip_head()
+
+    def _skip_head(self) -> None:
+        size = 0
+        while True:
+            line = self.fp.readline(_HEADER_BYTES + 1)
+            size += len(line)
+            if size > _HEADER_BYTES:
+                raise http.client.HTTPException("too large a header block")
+            if line in (b"\r\n", b"\n", b""):
+                return
 
     def begin(self) -> None:
         super().begin()
@@ -179,78 +318,161 @@ class _Response(http.client.HTTPResponse):
             raise http.client.HTTPException("too large a header block")
 
 
-class _Abortable(urllib3.connection.HTTPConnection):
-    """Notes its socket with the request that uses it, and resolves in time."""
+class _Noting:
+    """Added to a connection: notes its socket with the request that uses it."""
 
     response_class = _Response
+    sock: Any
+    _abort: Optional[Abort] = None
     _needs_handshake = False
 
     def _new_conn(self) -> socket.socket:
+        sock: socket.socket = getattr(super(), "_new_conn")()
         abort = _current()
-        host: str = getattr(self, "_dns_host", self.host)
-        limit = abort.deadline.connect_seconds if abort is not None else None
-        try:
-            addresses = resolve(host, self.port or 0, limit)
-            sock = self._first_of(addresses)
-        except socket.timeout as error:
-            raise urllib3.exceptions.ConnectTimeoutError(
-                self, "no connection to %s in time" % host
-            ) from error
-        except OSError as error:
-            raise urllib3.exceptions.NewConnectionError(
-                self, "no connection to %s: %s" % (host, error)
-            ) from error
         if abort is not None:
-            abort.bind(sock, handshake=self._needs_handshake)
+            _bind_or_close(abort, sock, self._needs_handshake)
         return sock
 
-    def _first_of(self, addresses: List[str]) -> socket.socket:
-        failure: OSError = OSError("no address")
-        for address in addresses:
-            try:
-                return urllib3.util.connection.create_connection(
-                    (address, self.port or 0),
-                    self.timeout,
-                    source_address=self.source_address,
-                    socket_options=self.socket_options,
-                )
-            except OSError as error:
-                failure = error
-        raise failure
-
     def connect(self) -> None:
-        super().connect()
+        getattr(super(), "connect")()
         self._note()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:
             self._note()
-        super().request(*args, **kwargs)
+        getattr(super(), "request")(*args, **kwargs)
+
+    def let_go(self) -> None:
+        """Be nobody's: called before the connection can serve another request."""
+        abort, self._abort = self._abort, None
+        if abort is None:
+            return
+        abort.release()
+        if abort.outdated:
+            getattr(self, "close")()
 
     def _note(self) -> None:
-        abort = _current()
-        if abort is None or self.sock is None:
+        abort, sock = _current(), _real_socket(self.sock)
+        if abort is None:
             return
+        abort.connected = True
+        if sock is None:
+            # Not a socket that can be shut down: the duplicate stays.
+            return
+        self._abort = abort
         try:
-            abort.bind(self.sock)
+            abort.bind(sock)
         except ConnectionAbortedError:
-            self.close()
+            getattr(self, "close")()
             raise
 
 
-class _AbortableTLS(_Abortable, urllib3.connection.HTTPSConnection):
-    _needs_handshake = True
+def _real_socket(sock: Any) -> Optional[socket.socket]:
+    """Return the socket inside, where TLS runs inside TLS for a proxy's sake."""
+    for _ in range(3):
+        if sock is None or isinstance(sock, socket.socket):
+            return sock
+        sock = getattr(sock, "socket", None)
+    return None
 
 
-class _Pool(urllib3.connectionpool.HTTPConnectionPool):
-    ConnectionCls = _Abortable
+def _bind_or_close(abort: Abort, sock: socket.socket, handshake: bool) -> None:
+    try:
+        abort.bind(sock, handshake)
+    except BaseException:
+        sock.close()
+        raise
 
 
-class _TLSPool(urllib3.connectionpool.HTTPSConnectionPool):
-    ConnectionCls = _AbortableTLS
+class _Connecting(_Noting):
+    """Added to a plain connection: can also be aborted while it is being made."""
+
+    host: str
+    port: Any
+    socket_options: Any
+    source_address: Any
+
+    def _new_conn(self) -> socket.socket:
+        abort, connection = _current(), cast(urllib3.connection.HTTPConnection, self)
+        if abort is None:
+            return super()._new_conn()
+        host: str = getattr(self, "_dns_host", self.host)
+        try:
+            return self._first_of(resolve(host, self.port or 0, abort), abort)
+        except socket.timeout as error:
+            raise urllib3.exceptions.ConnectTimeoutError(
+                connection, "no connection to %s in time" % host
+            ) from error
+        except UnicodeError as error:
+            raise urllib3.exceptions.LocationParseError(host) from error
+        except OSError as error:
+            raise urllib3.exceptions.NewConnectionError(
+                connection, "no connection to %s: %s" % (host, error)
+            ) from error
+
+    def _first_of(self, addresses: List[Address], abort: Abort) -> socket.socket:
+        failure: OSError = OSError("no address")
+        for family, address in addresses:
+            if abort.reason is not None:
+                break
+            try:
+                return self._connected(family, address, abort)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def _connected(self, family: int, address: Any, abort: Abort) -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            limit = abort.deadline.connect_seconds
+            sock.settimeout(None if limit is None else max(limit, 0.001))
+            if self.source_address:
+                sock.bind(self.source_address)
+            abort.bind(sock)
+            sock.connect(address)
+            if self._needs_handshake:
+                abort.bind(sock, handshake=True)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
-_POOLS: Dict[str, Any] = {"http": _Pool, "https": _TLSPool}
+class _Pooling:
+    """Added to a connection pool: what it takes back is nobody's before."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.let_go()
+        getattr(super(), "_put_conn")(conn)
+
+
+@functools.lru_cache(maxsize=None)
+def _abortable(pool: Any) -> Any:
+    """Return a subclass of a pool's class whose connections can be aborted."""
+    if issubclass(pool, _Pooling):
+        return pool
+    kind: Any = pool.ConnectionCls
+    plain = kind._new_conn is urllib3.connection.HTTPConnection._new_conn
+    tls = issubclass(kind, urllib3.connection.HTTPSConnection)
+    connection = type(
+        "Abortable" + kind.__name__,
+        # Others, for SOCKS proxies, have their own way to make a connection.
+        (_Connecting if plain else _Noting, kind),
+        {"_needs_handshake": tls},
+    )
+    name = "Abortable" + pool.__name__
+    return type(name, (_Pooling, pool), {"ConnectionCls": connection})
+
+
+def make_abortable(manager: Any) -> None:
+    """Let the connections that a ``urllib3.PoolManager`` makes be abortable."""
+    manager.pool_classes_by_scheme = {
+        scheme: _abortable(pool)
+        for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
 
 
 class AbortableAdapter(requests.adapters.HTTPAdapter):
@@ -261,54 +483,48 @@ class AbortableAdapter(requests.adapters.HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        make_abortable(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        make_abortable(manager)
         return manager
 
 
 # --- names ------------------------------------------------------------------------
 
 
-def resolve(host: str, port: int, seconds: Optional[float]) -> List[str]:
-    """Return the addresses of a host, waiting at most so long.
-
-    The operating system's resolver cannot be interrupted. With a limit it therefore
-    runs on a thread of its own, which is left behind if it hangs.
+def resolve(host: str, port: int, abort: Abort) -> List[Address]:
+    """Return the addresses of a host, waiting as long as a connection may take.
 
     Raises:
         socket.timeout: no answer in time.
-        OSError: there is no such host.
+        ConnectionAbortedError: the request was aborted meanwhile.
+        OSError, UnicodeError: there is no such host.
     """
-    if seconds is None or _is_literal(host):
+    if _is_literal(host):
         return _lookup(host, port)
-    outcome: List[Any] = []
     done = threading.Event()
-
-    def look() -> None:
-        try:
-            outcome.append(_lookup(host, port))
-        except OSError as error:
-            outcome.append(error)
-        finally:
-            done.set()
-
-    threading.Thread(target=look, name="mcpsync-resolver", daemon=True).start()
-    if not done.wait(seconds):
-        raise socket.timeout("name resolution")
-    if isinstance(outcome[0], OSError):
-        raise outcome[0]
-    found: List[str] = outcome[0]
-    return found
+    lookup = abort.sockets.look_up(host, port, done)
+    abort.wait(done, abort.deadline.connect_seconds)
+    failure = lookup.failure
+    if failure is not None:
+        # Several may wait for one lookup: each raises an exception of its own.
+        raise type(failure)(*failure.args)
+    if lookup.addresses:
+        return lookup.addresses
+    if abort.reason is not None:
+        raise ConnectionAbortedError(abort.reason)
+    raise socket.timeout("name resolution")
 
 
-def _lookup(host: str, port: int) -> List[str]:
+def _lookup(host: str, port: int) -> List[Address]:
     family = urllib3.util.connection.allowed_gai_family()
     name = host.strip("[]")
     found = socket.getaddrinfo(name, port, family, socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if not found:
+        raise OSError("the resolver knows no address of %s" % name)
+    return [(entry[0], entry[4]) for entry in found]
 
 
 def _is_literal(host: str) -> bool:

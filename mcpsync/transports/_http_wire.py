@@ -10,19 +10,30 @@ import email.utils
 import http.client
 import os
 import re
+import socket
 import time
 import urllib.parse
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Tuple,
+    Type,
+    Union,
+)
 
 import requests
 import requests.auth
-import requests.hooks
 import requests.utils
 import urllib3.exceptions
 
-from .._deadline import Deadline
-from .._text import clean
+from .._deadline import Deadline, watchdog
+from .._text import clean, mask
 from .._version import __version__
 from ..exceptions import (
     AuthorizationError,
@@ -32,28 +43,39 @@ from ..exceptions import (
     ConnectionLost,
     HTTPStatusError,
     InsufficientScope,
+    InvalidArguments,
     InvalidMessage,
     LoginRequired,
     MCPError,
-    MessageTooLarge,
     Redirected,
     RequestCancelled,
     RequestTimeout,
     TLSError,
 )
-from ._eventstream import read_all
-from ._http_sockets import Abort, AbortableAdapter, Sockets
+from ..protocol.jsonrpc import Message, Response, decode, parse
+from ._eventstream import chunks
+from ._http_sockets import Abort, AbortableAdapter, Sockets, make_abortable
 from .base import Authorizer
 
-__all__ = ["HTTPWire", "bare_url", "is_json", "is_event_stream"]
+__all__ = ["HTTPWire", "bare_url", "is_event_stream", "is_json", "may_pass"]
 
 #: Bytes of a refusal's body that are read for its message.
 _EXCERPT = 64 * 1024
+
+#: How long such a body is awaited, once the status is known.
+_EXCERPT_SECONDS = 5.0
 
 #: Times that one request's credentials are repaired.
 _REPAIRS = 3
 
 _SCOPE = re.compile(r'error\s*=\s*"?insufficient_scope')
+
+#: Headers that carry credentials which are made for each request.
+_CREDENTIALS = ("Authorization", "DPoP", "Cookie")
+
+#: Secrets that JSON can only have inside of strings: its own characters are not in
+#: them, and they are no number and no word of its own.
+_IN_STRINGS = re.compile(r"(?=.*[^-+.0-9eE])[!#-+\-./0-9;-Z^-z|~]{6,}")
 
 Configure = Callable[[requests.Session], None]
 
@@ -77,24 +99,39 @@ class HTTPWire:
         self.name = name
         self.sockets = Sockets()
         self._authorizer = authorizer
-        self._headers = _checked_headers(headers)
+        self._headers = _checked_headers(headers, ConfigError)
         self._verify = verify
         self._cert = cert
         self._proxies = proxies
         self._configure = configure
         self._pool_size = pool_size
         self._session: Optional[requests.Session] = None
+        self._origin_url = url
+        self._under_way: Dict[Abort, None] = {}
+        self._epoch = self.sockets.epoch
+        # Replaced, never changed: any thread may read it.
+        self._secrets: Tuple[str, ...] = _secrets_in(url, headers)
 
     # --- life ---------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the session, and read the environment once."""
+        """Make the session, and read the environment once.
+
+        Raises:
+            ConfigError: the URL, or a file with certificates, cannot be used.
+        """
+        try:
+            # As requests will write it, to compare origins by.
+            self._origin_url = requests.Request("GET", self.url).prepare().url or ""
+        except (requests.RequestException, UnicodeError) as error:
+            raise ConfigError("%s is no URL" % bare_url(self.url)) from error
+        self._epoch = self.sockets.epoch
         session = requests.Session()
         session.trust_env = False
         for scheme in ("http://", "https://"):
             session.mount(scheme, AbortableAdapter(self._pool_size))
-        session.headers["Accept-Encoding"] = "identity"
         session.headers["User-Agent"] = "mcpsync/%s" % __version__
+        session.headers["Accept-Encoding"] = "identity"
         session.headers.update(self._headers)
         if self._proxies is not None:
             session.proxies.update(self._proxies)
@@ -105,22 +142,54 @@ class HTTPWire:
         session.cert = self._cert
         if self._configure is not None:
             self._configure(session)
+        _check_files(session)
+        for adapter in session.adapters.values():
+            if isinstance(adapter, requests.adapters.HTTPAdapter):
+                make_abortable(adapter.poolmanager)
         self._session = session
 
     def close(self) -> None:
-        """Close all connections, those in use included."""
+        """Close all connections, and end those in use."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
-        # A pool is emptied when it is collected, which may be much later.
-        self.sockets.drop()
+            # A pool is emptied when it is collected, which may be much later.
+            self.sockets.drop()
+
+    def finish(self) -> None:
+        """Close idle connections because the program ends.
+
+        Those in use stay: their threads would only wake up to complain.
+        """
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self.sockets.drop(in_use=False)
 
     def after_fork(self) -> None:
         self.sockets.close_copies()
         self._session = None
+        self._under_way = {}
 
     def abort(self, deadline: Deadline) -> Abort:
         return Abort(self.sockets, deadline)
+
+    @contextmanager
+    def guarded(self, deadline: Deadline) -> Iterator[Abort]:
+        """Yield what ends one request: at its deadline, and with :meth:`shut`."""
+        abort = self.abort(deadline)
+        self._under_way[abort] = None
+        try:
+            with watchdog.guard(deadline, lambda: abort.abort("deadline")):
+                yield abort
+        finally:
+            self._under_way.pop(abort, None)
+            abort.release()
+
+    def shut(self) -> None:
+        """End every request that is :meth:`guarded`, because the client is closed."""
+        for abort in list(self._under_way):
+            abort.abort("closed")
 
     # --- sending ------------------------------------------------------------
 
@@ -140,23 +209,47 @@ class HTTPWire:
         session = self._session
         if session is None:
             raise ClientClosed("the client is closed", server=self.name)
-        request = requests.Request(method, url or self.url, headers=dict(headers))
+        headers = _checked_headers(headers, InvalidArguments)
+        request = requests.Request(method, url or self.url, headers=headers)
         request.data = body or b""
         repairs = 0
         while True:
-            prepared = session.prepare_request(request)
-            credential = None
-            if self._authorizer is not None and same_origin(self.url, prepared.url):
-                credential = self._authorizer.authorize(prepared, abort.deadline)
+            self._check(abort)
+            with self.mapped(abort):
+                prepared = session.prepare_request(request)
+            credential = self._authorize(prepared, abort)
             response = self._send(session, prepared, abort)
-            if response.status_code not in (401, 403) or self._authorizer is None:
+            if response.status_code not in (401, 403) or repairs == _REPAIRS:
                 return response
-            if repairs == _REPAIRS or not self._authorizer.repair(
-                credential, response, abort.deadline
-            ):
+            if not self._repaired(credential, response, abort):
                 return response
             repairs += 1
             self.discard(response, abort)
+
+    def _authorize(self, prepared: requests.PreparedRequest, abort: Abort) -> object:
+        """Add credentials where they belong; return what the authorizer returned."""
+        credential = None
+        authorizer = self._authorizer
+        if authorizer is not None and same_origin(self._origin_url, prepared.url):
+            credential = authorizer.authorize(prepared, abort.deadline)
+            _checked_headers(prepared.headers, ConfigError)
+        for name in _CREDENTIALS:
+            value = prepared.headers.get(name)
+            if isinstance(value, str):
+                self.keep_secret(value.rpartition(" ")[2])
+        return credential
+
+    def _repaired(
+        self, credential: object, response: requests.Response, abort: Abort
+    ) -> bool:
+        if self._authorizer is None:
+            return False
+        try:
+            return self._authorizer.repair(credential, response, abort.deadline)
+        except BaseException:
+            abort.release()
+            response.close()
+            raise
 
     def _send(
         self,
@@ -164,43 +257,121 @@ class HTTPWire:
         prepared: requests.PreparedRequest,
         abort: Abort,
     ) -> requests.Response:
+        # Getting credentials may have taken its time.
+        self._check(abort)
+        if self._epoch is not self.sockets.epoch:
+            # Pools do not expect that their sockets are closed.
+            self._epoch = self.sockets.epoch
+            session.close()
         settings: Dict[str, Any] = {
-            # No limit for single reads: the watchdog has the deadline.
-            "timeout": (abort.deadline.connect_seconds, None),
+            "timeout": _limits(abort.deadline),
             "verify": session.verify,
             "cert": session.cert,
             "proxies": session.proxies,
             "stream": True,
         }
-        with self.mapped(abort), abort.bound():
-            # The adapter, not the session: no cookies, no redirects, no netrc, and
-            # nothing of what the session does again for every call.
-            adapter = session.get_adapter(prepared.url or self.url)
-            response = adapter.send(prepared, **settings)
-            if any(prepared.hooks.values()):
-                response = requests.hooks.dispatch_hook(
-                    "response", prepared.hooks, response, **settings
-                )
+        try:
+            with self.mapped(abort), abort.bound():
+                # The adapter, not the session: no cookies, no redirects, no netrc,
+                # and nothing of what the session does again for every call.
+                adapter = session.get_adapter(prepared.url or self.url)
+                response = adapter.send(prepared, **settings)
+                response = _after_hooks(prepared, response, settings)
+        except BaseException:
+            abort.release()
+            raise
+        abort.connected = True
+        if abort.reason is not None:
+            # To http.client the end of the connection is the end of the headers.
+            abort.release()
+            response.close()
+            raise self.aborted(abort)
         return response
 
+    def _check(self, abort: Abort) -> None:
+        """Raise if the request is over before it is sent."""
+        if abort.reason is not None:
+            raise self.aborted(abort)
+        if abort.deadline.expired:
+            raise abort.deadline.error(self.name, None)
+
     def discard(self, response: requests.Response, abort: Abort) -> bytes:
-        """Read a body that hardly matters, so that its connection can be used again."""
+        """Return the beginning of a body that hardly matters.
+
+        It is read so that its connection can be used again. What goes wrong with it
+        does not matter either, unless the request was ended from outside.
+        """
+        body = bytearray()
+        patience = abort.deadline.at_most(_EXCERPT_SECONDS)
         try:
-            with self.mapped(abort):
-                return read_all(response.raw, _EXCERPT)
-        except MessageTooLarge:
-            abort.abort("body too large")
-            return b""
+            with self.mapped(abort), watchdog.guard(patience, abort.interrupt):
+                for piece in chunks(response.raw, _EXCERPT):
+                    body += piece
+                    if len(body) >= _EXCERPT:
+                        break
+        except MCPError:
+            # What there is of it will do.
+            pass
         finally:
             abort.release()
             response.close()
+        if abort.reason is not None:
+            raise self.aborted(abort)
+        return bytes(body[:_EXCERPT])
+
+    # --- secrets ------------------------------------------------------------
+
+    def keep_secret(self, text: str) -> None:
+        """Never show this text, even if the server says it."""
+        if text not in self._secrets:
+            self._secrets = (*self._secrets, text)[-_SECRETS:]
+
+    def shown(self, text: object, limit: int) -> str:
+        """Return text from outside as it may be shown."""
+        return clean(text, limit, self._secrets)
+
+    def messages(self, data: Union[bytes, str], batches: bool) -> List[Message]:
+        """Return the message in a JSON text, or the messages where batches exist.
+
+        Raises:
+            InvalidMessage: it is none; the text has no secret of ours in it.
+        """
+        hidden = self._hidden(data)
+        if hidden is not None:
+            # What is wrong with it, if anything, is said about this form of it.
+            for item in _items(decode(hidden), batches):
+                parse(item)
+        found = [parse(item) for item in _items(decode(data), batches)]
+        return found if hidden is None else [self._discreet(item) for item in found]
+
+    def _hidden(self, data: Union[bytes, str]) -> Union[None, bytes, str]:
+        """Return a JSON text without our secrets; ``None`` if there are none in it."""
+        found = False
+        for secret in self._secrets:
+            if not _IN_STRINGS.fullmatch(secret):
+                continue
+            if isinstance(data, str):
+                found = found or secret in data
+                data = data.replace(secret, "***")
+            else:
+                secret_bytes = secret.encode("ascii")
+                found = found or secret_bytes in data
+                data = data.replace(secret_bytes, b"***")
+        return data if found else None
+
+    def _discreet(self, message: Message) -> Message:
+        """Return an error whose text repeats a secret without it."""
+        if not isinstance(message, Response) or message.error is None:
+            return message
+        text = mask(message.error.get("message", ""), self._secrets)
+        return Response(message.id, error={**message.error, "message": text})
 
     # --- what went wrong ----------------------------------------------------
 
     def refusal(self, response: requests.Response, body: bytes) -> MCPError:
         """Return the exception for a response that is no answer."""
         status = response.status_code
-        excerpt = clean(body.decode("utf-8", "replace").strip(), 200)
+        excerpt = self.shown(body.decode("utf-8", "replace").strip(), 200)
         if 300 <= status < 400:
             return self._redirected(response)
         if status == 401:
@@ -210,10 +381,11 @@ class HTTPWire:
             return InsufficientScope(
                 "the server wants more than the credentials allow", server=self.name
             )
-        kind = response.headers.get("Content-Type", "").split(";")[0].strip()
         if 200 <= status < 300:
-            what = "the server answered with %s instead of JSON or an event stream" % (
-                clean(kind, 80) or "nothing"
+            kind = clean(_media_type(response), 80) if body else "an empty body"
+            what = "the server answered with HTTP status %d and %s" % (
+                status,
+                "%s instead of JSON or an event stream" % (kind or "an unnamed type"),
             )
         else:
             what = "the server answered with HTTP status %d" % status
@@ -229,7 +401,11 @@ class HTTPWire:
 
     def _redirected(self, response: requests.Response) -> Redirected:
         location = response.headers.get("Location", "")
-        target = bare_url(urllib.parse.urljoin(response.url or self.url, location))
+        try:
+            target = bare_url(urllib.parse.urljoin(response.url or self.url, location))
+            target = mask(target, self._secrets)
+        except ValueError:
+            target = "an invalid URL"
         return Redirected(
             "the server redirects %s to %s; if that is right, connect to it directly"
             % (bare_url(self.url), target),
@@ -262,11 +438,12 @@ class HTTPWire:
             http.client.HTTPException,
             OSError,
             AttributeError,
+            ValueError,
         ) as error:
-            # AttributeError: libraries trip over a socket that was shut down.
+            # The last two: libraries trip over a socket that was shut down.
             if abort.reason is not None:
                 raise self.aborted(abort) from error
-            if isinstance(error, AttributeError):
+            if not isinstance(error, (*_FOREIGN, UnicodeError)):
                 raise
             raise self._translated(error, abort) from error
 
@@ -278,41 +455,34 @@ class HTTPWire:
             return ClientClosed("the client was closed", server=self.name)
         if abort.reason == "cancelled":
             return RequestCancelled("the call was cancelled", server=self.name)
-        return ConnectionLost(abort.reason or "the request was ended", sent=True)
+        return ConnectionLost(
+            abort.reason or "the request was ended", sent=True, server=self.name
+        )
 
     def _translated(self, error: Exception, abort: Abort) -> MCPError:
         name, where = self.name, bare_url(self.url)
         causes = tuple(_causes(error))
-        why = clean(str(causes[-1]), 200)
+        why = self.shown(causes[-1], 200) or type(causes[-1]).__name__
         if _any(causes, requests.exceptions.SSLError, urllib3.exceptions.SSLError):
             return TLSError(
                 "no trustworthy TLS connection to %s: %s" % (where, why), server=name
             )
-        # A refused connection is a kind of connect timeout to urllib3.
-        refused = _any(causes, urllib3.exceptions.NewConnectionError)
-        if _any(causes, urllib3.exceptions.ConnectTimeoutError) and not refused:
-            return RequestTimeout(
-                "no connection to %s in time" % where,
-                kind="connect",
-                seconds=abort.deadline.timeout.connect,
-                server=name,
-                elapsed=abort.deadline.elapsed,
-            )
-        if _any(
-            causes,
-            urllib3.exceptions.NewConnectionError,
-            requests.exceptions.ProxyError,
-        ):
+        if _is_timeout(causes):
+            return self._too_slow(abort)
+        # To urllib3 1.26 whatever goes wrong behind a proxy is the proxy's fault.
+        if not abort.connected and _any(causes, *_UNREACHABLE):
+            proxy = _any(causes, requests.exceptions.ProxyError)
             return ConnectFailed(
-                "cannot connect to %s: %s; is the server running?" % (where, why),
+                "cannot connect to %s%s: %s%s"
+                % (
+                    where,
+                    " through the proxy" if proxy else "",
+                    why,
+                    "" if proxy else "; is the server running?",
+                ),
                 server=name,
             )
-        if _any(
-            causes,
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidHeader,
-            urllib3.exceptions.LocationParseError,
-        ):
+        if _any(causes, *_UNSENDABLE):
             return ConfigError("cannot send to %s: %s" % (where, why), server=name)
         if _is_gibberish(causes):
             return InvalidMessage(
@@ -320,8 +490,80 @@ class HTTPWire:
             )
         return ConnectionLost(
             "the connection to %s broke before the answer came: %s" % (where, why),
+            sent=None if abort.connected else False,
             server=name,
         )
+
+    def _too_slow(self, abort: Abort) -> MCPError:
+        """Return the exception for a wait on the socket that took too long."""
+        deadline = abort.deadline
+        if abort.connected or deadline.expired:
+            return deadline.error(self.name, None)
+        seconds = deadline.timeout.connect
+        limit = "" if seconds is None else " within %g s" % seconds
+        return RequestTimeout(
+            "no connection to %s%s" % (bare_url(self.url), limit),
+            kind="connect",
+            seconds=seconds,
+            server=self.name,
+            elapsed=deadline.elapsed,
+        )
+
+
+#: What the libraries raise on purpose.
+_FOREIGN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
+
+_UNREACHABLE = (
+    urllib3.exceptions.NewConnectionError,
+    requests.exceptions.ProxyError,
+    urllib3.exceptions.ProxyError,
+)
+
+_UNSENDABLE = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationParseError,
+    UnicodeError,
+)
+
+
+def _limits(deadline: Deadline) -> Tuple[Optional[float], Optional[float]]:
+    """Return the limits for connecting and for each single read.
+
+    The watchdog has the deadline, of which a single read knows nothing. The limit for
+    reads is for adapters that cannot be aborted, and for when there is no watchdog.
+    """
+    connect, read = deadline.connect_seconds, deadline.timeout.total
+    if deadline.timeout.idle is None:
+        # Otherwise messages may move the clock while a read waits.
+        read = deadline.remaining()
+    # The libraries refuse a limit of 0.
+    return (
+        None if connect is None else max(connect, 0.001),
+        None if read is None else max(read, 0.001),
+    )
+
+
+def _after_hooks(
+    prepared: requests.PreparedRequest,
+    response: requests.Response,
+    settings: Dict[str, Any],
+) -> requests.Response:
+    """Let the hooks of an authentication object see, and replace, a response."""
+    try:
+        for hook in (prepared.hooks or {}).get("response", ()):
+            given = hook(response, **settings)
+            response = response if given is None else given
+    except BaseException:
+        response.close()
+        raise
+    return response
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -335,18 +577,27 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if not isinstance(inner, BaseException):
             inner = next(
                 (part for part in current.args if isinstance(part, BaseException)),
-                None,
+                current.__cause__,
             )
         current = inner
 
 
-def _any(causes: Tuple[BaseException, ...], *kinds: type) -> bool:
+def _any(causes: Tuple[BaseException, ...], *kinds: Type[BaseException]) -> bool:
     return any(isinstance(cause, kinds) for cause in causes)
+
+
+def _is_timeout(causes: Tuple[BaseException, ...]) -> bool:
+    # To urllib3 1.26 every connection that could not be made is one that timed out.
+    return any(
+        isinstance(cause, (urllib3.exceptions.TimeoutError, socket.timeout))
+        and not isinstance(cause, urllib3.exceptions.NewConnectionError)
+        for cause in causes
+    )
 
 
 def _is_gibberish(causes: Tuple[BaseException, ...]) -> bool:
     return any(
-        isinstance(cause, http.client.HTTPException)
+        isinstance(cause, (http.client.HTTPException, urllib3.exceptions.InvalidHeader))
         and not isinstance(
             cause, (http.client.RemoteDisconnected, http.client.IncompleteRead)
         )
@@ -373,13 +624,21 @@ def bare_url(url: str) -> str:
 
 def same_origin(one: str, other: Optional[str]) -> bool:
     """Return whether two URLs have the same scheme, host and port."""
-    return _origin(one) == _origin(other or "")
+    try:
+        return _origin(one) == _origin(other or "")
+    except ValueError:
+        return False
 
 
 def _origin(url: str) -> Tuple[str, Optional[str], Optional[int]]:
     parts = urllib.parse.urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port
+
+
+def may_pass(status: int) -> bool:
+    """Return whether a refusal with this status is one that may pass by itself."""
+    return status in (408, 429, 500, 502, 503, 504)
 
 
 def _media_type(response: requests.Response) -> str:
@@ -403,7 +662,7 @@ def _retry_after(response: requests.Response) -> Optional[float]:
     try:
         moment = email.utils.parsedate_to_datetime(value)
         return max(0.0, moment.timestamp() - time.time())
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
 
 
@@ -418,19 +677,59 @@ def _verify_setting(verify: Any) -> Any:
     return True
 
 
-def _checked_headers(headers: Mapping[str, str]) -> Dict[str, str]:
+def _check_files(session: requests.Session) -> None:
+    """Raise ConfigError for a file with certificates that is not there."""
+    cert = session.cert
+    named = [session.verify, *(cert if isinstance(cert, tuple) else (cert,))]
+    for path in named:
+        if isinstance(path, (str, os.PathLike)) and not os.path.exists(path):
+            raise ConfigError(
+                "there is no file %s with certificates" % clean(os.fspath(path), 200)
+            )
+
+
+def _checked_headers(
+    headers: Mapping[str, Any], kind: Type[MCPError]
+) -> Dict[str, str]:
+    """Return a copy; raise `kind` for a header that cannot be sent."""
     for name, value in headers.items():
+        if isinstance(value, bytes):
+            value = value.decode("latin-1")
         if not isinstance(name, str) or not isinstance(value, str):
-            raise ConfigError("headers must map names to strings")
+            raise kind("headers must map names to strings")
         # The value may be a secret: it is never shown.
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ConfigError("%s is no header name" % clean(repr(name), 80))
+            raise kind("%s is no header name" % clean(repr(name), 80))
         if (
             not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value)
             or value != value.strip()
         ):
-            raise ConfigError("the value of the header %s cannot be sent" % name)
+            raise kind("the value of the header %s cannot be sent" % name)
     return dict(headers)
+
+
+#: Secrets of one server that are kept out of messages, the newest first to stay.
+_SECRETS = 32
+
+#: Headers whose values anybody may know.
+_PUBLIC = ("accept", "accept-language", "content-type", "user-agent")
+
+
+def _secrets_in(url: str, headers: Mapping[str, str]) -> Tuple[str, ...]:
+    """Return what must not be shown of what the caller gave."""
+    found = []
+    for name, value in headers.items():
+        if name.lower() not in _PUBLIC:
+            found += [value, value.rpartition(" ")[2]]
+    parts = urllib.parse.urlsplit(url)
+    found += [value for _, value in urllib.parse.parse_qsl(parts.query)]
+    if parts.password:
+        found += [parts.password, urllib.parse.unquote(parts.password)]
+    return tuple(dict.fromkeys(found))[-_SECRETS:]
+
+
+def _items(value: Any, batches: bool) -> List[Any]:
+    return value if batches and isinstance(value, list) else [value]
 
 
 class TokenAuthorizer:
@@ -452,8 +751,11 @@ class TokenAuthorizer:
     def authorize(self, prepared: requests.PreparedRequest, deadline: Deadline) -> None:
         if isinstance(self._auth, str):
             prepared.headers["Authorization"] = "Bearer " + self._auth
-        else:
-            self._auth(prepared)
+            return
+        given = self._auth(prepared)
+        if given is not None and given is not prepared:
+            # As requests does: the object may return another request.
+            prepared.__dict__.update(given.__dict__)
 
     def repair(self, credential: object, response: Any, deadline: Deadline) -> bool:
         return False

@@ -28,6 +28,9 @@ _SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
 #: whether that waiter's request had been sent, where that is known.
 Failure = Callable[[Optional[bool]], MCPError]
 
+#: Notifications that one exchange holds for an owner who is busy elsewhere.
+_QUEUED = 1024
+
 
 class QueuedExchange(Exchange):
     """An exchange whose messages are put into a queue by a reader."""
@@ -42,13 +45,15 @@ class QueuedExchange(Exchange):
         self.outgoing = outgoing
         self.id = outgoing.id
         self.thread = threading.get_ident()
-        self.attending = True
         self.was_sent: Callable[[], Optional[bool]] = lambda: None
+        self.was_written: Callable[[], bool] = lambda: True
         self._pending = pending
         self._tell_server = tell_server
         self._items: Deque[Message] = collections.deque()
         self._failure: Optional[Failure] = None
         self._heir: Optional[QueuedExchange] = None
+        self._attending = True
+        self._asked = False
         self._answered = False
         self._cancelled = False
         self._waiting = False
@@ -69,18 +74,24 @@ class QueuedExchange(Exchange):
     def _take(self) -> Optional[Message]:
         """Return what is there, raise what went wrong, or prepare to wait."""
         with self._pending.lock:
-            if self._items:
-                message = self._items.popleft()
-                # While its owner runs a handler for a question, another question is
-                # not for this exchange to hold.
-                self.attending = not isinstance(message, Request)
-                return message
+            if self._items and not self._cancelled:
+                return self._next()
             failure = self._failure
             if failure is None:
-                self.attending = True
+                self._attending = True
                 self._waiting = True
                 return None
         raise failure(self.was_sent())
+
+    def _next(self) -> Message:
+        """Return the oldest message. Requires the table's lock."""
+        message = self._items.popleft()
+        # While its owner runs a handler for a question, another question is not for
+        # this exchange to hold.
+        self._attending = not isinstance(message, Request)
+        if not self._attending:
+            self._asked = False
+        return message
 
     def _give_up_waiting(self) -> bool:
         """Return false if something arrived just as the wait ended."""
@@ -98,10 +109,24 @@ class QueuedExchange(Exchange):
     def put(self, message: Message) -> None:
         """Queue a message and wake the owner. Requires the table's lock."""
         target = self._heir or self
-        target._items.append(message)
+        if target._failure is not None:
+            # It is over: closed or cancelled, and the answer would contradict that.
+            return
         if isinstance(message, Response):
             self._answered = True
+        elif isinstance(message, Request):
+            target._asked = True
+        elif len(target._items) >= self._pending.queued:
+            target._drop_oldest()
+        target._items.append(message)
         target.wake()
+
+    def _drop_oldest(self) -> None:
+        """Forget the oldest notification. Requires the table's lock."""
+        for place, message in enumerate(self._items):
+            if isinstance(message, Notification):
+                del self._items[place]
+                return
 
     def wake(self) -> None:
         """Wake the owner if it waits. Requires the table's lock."""
@@ -115,6 +140,11 @@ class QueuedExchange(Exchange):
             self._failure = failure
         self.wake()
 
+    def disown(self, failure: Failure) -> None:
+        """End the exchange in a forked child, where nobody else can hold a lock."""
+        self._items.clear()
+        self._failure = failure
+
     def adopt(self, other: Exchange) -> None:
         if not isinstance(other, QueuedExchange):
             return
@@ -125,8 +155,10 @@ class QueuedExchange(Exchange):
 
     @property
     def wants_questions(self) -> bool:
-        """Whether its owner will come back for more. Requires the table's lock."""
-        return self.attending and not self._answered and self._failure is None
+        """Whether its owner waits, or is about to. Requires the table's lock."""
+        if self._asked or self._answered:
+            return False
+        return self._attending and self._failure is None
 
     def cancel(self, reason: str) -> None:
         with self._pending.lock:
@@ -151,11 +183,19 @@ class QueuedExchange(Exchange):
 class PendingExchanges:
     """The exchanges of one connection, by request id. Safe for all threads."""
 
-    def __init__(self, limit: int, unsolicited: Unsolicited, server: str) -> None:
+    def __init__(
+        self,
+        limit: int,
+        unsolicited: Unsolicited,
+        server: str,
+        queued: int = _QUEUED,
+    ) -> None:
         # Guards the table and the queues of all its exchanges.
         # Never while held: waiting, I/O, a callback.
-        # Taken by callers, by the reader and by whoever cancels.
-        self.lock = threading.Lock()
+        # Taken by callers, by the reader and by whoever cancels; again by a signal
+        # handler or a finalizer that happens to run while its own thread holds it.
+        self.lock = threading.RLock()
+        self.queued = queued
         self._by_id: Dict[int, QueuedExchange] = {}
         self._failure: Optional[Failure] = None
         self._limit = limit
@@ -207,7 +247,7 @@ class PendingExchanges:
         if isinstance(message, Response):
             if message.id is None:
                 # The peer could not read a request: with one in flight, that one.
-                return self.only()
+                return self.only() if message.error is not None else None
             return self._by_id.get(message.id) if type(message.id) is int else None
         if isinstance(message, Notification):
             return self._named(message)
@@ -255,8 +295,25 @@ class PendingExchanges:
             for exchange in self._by_id.values():
                 exchange.fail(failure)
 
+    def fail_unwritten(self, failure: Failure) -> None:
+        """Fail what has not gone out in full, and whatever is begun later."""
+        with self.lock:
+            self._failure = failure
+            for exchange in self._by_id.values():
+                if not exchange.was_written():
+                    exchange.fail(failure)
+
+    def refuse(self, failure: Failure) -> None:
+        """Fail whatever is begun later; leave what is in flight."""
+        with self.lock:
+            self._failure = failure
+
     def after_fork(self) -> None:
         """Forget everything in a forked child."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        failure: Failure = lambda sent: ClientClosed("the connection is the parent's")
+        self._failure = failure
+        # The thread that forked may be inside a call: it shall not wait for an answer.
+        for exchange in self._by_id.values():
+            exchange.disown(failure)
         self._by_id = {}
-        self._failure = lambda sent: ClientClosed("the connection is the parent's")

@@ -7,19 +7,19 @@ process. It never runs a caller's code and takes no lock of the client.
 
 from __future__ import annotations
 
-import collections
 import os
-import re
 import selectors
 import socket
 import threading
 import time
-from typing import Callable, Deque, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
-from .._lifecycle import Enrolled
-from .._text import clean
+from .._deadline import Deadline
+from .._lifecycle import Enrolled, enrol, no_fork
+from .._text import CLIP, clean
 from ..exceptions import (
     ClientClosed,
+    ConnectionLost,
     InvalidMessage,
     MCPError,
     MessageTooLarge,
@@ -27,6 +27,7 @@ from ..exceptions import (
     ServerExited,
 )
 from ..protocol.jsonrpc import InvalidAnswer, decode, parse
+from ._framing import Frame, Line, LineSplitter, Outbox, Oversized, answered_id
 from ._pending import Failure, PendingExchanges
 from ._process import Process, StderrTail, describe_exit
 from .base import Limits
@@ -41,128 +42,16 @@ _GRACE = 2.0
 #: How long the last words of a server that has exited are read.
 _LAST_WORDS = 0.5
 
-_NOTHING = memoryview(b"")
+#: How often to look after a process of whose end the platform gives no notice.
+_LOOK = 1.0
 
-_ID = re.compile(rb'"id"\s*:\s*(\d{1,18})\b')
+#: Lines and characters of stderr in the message of an exception.
+_TAIL_LINES = 20
 
+_BOM = b"\xef\xbb\xbf"
 
-class Frame:
-    """One line on its way to the server."""
-
-    __slots__ = ("data", "start", "end", "_outbox")
-
-    def __init__(self, data: bytes, start: int, outbox: "Outbox") -> None:
-        self.data = memoryview(data)
-        self.start = start
-        self.end = start + len(data)
-        self._outbox = outbox
-
-    def was_sent(self) -> bool:
-        """Return whether the server may have seen any of it."""
-        return self._outbox.position > self.start
-
-
-class Outbox:
-    """Lines waiting for a pipe, written in order and never torn.
-
-    A signal may interrupt any thread between two steps, so the state is one list of
-    byte counts that the writing call itself extends; all else follows from it.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        # Guards the frames and the counts.
-        # Never while held: anything that blocks (the pipe does not).
-        # Taken by every sender and by the I/O thread.
-        self.lock = threading.Lock()
-        self.descriptor = descriptor
-        self._frames: Deque[Frame] = collections.deque()
-        self._counts: List[int] = []
-
-    @property
-    def position(self) -> int:
-        """How many bytes the pipe has taken so far."""
-        return sum(self._counts)
-
-    @property
-    def empty(self) -> bool:
-        frames = self._frames
-        return self.descriptor < 0 or not frames or frames[-1].end <= self.position
-
-    def append(self, data: bytes) -> Frame:
-        """Queue a line. Requires holding lock."""
-        start = self._frames[-1].end if self._frames else self.position
-        frame = Frame(data, start, self)
-        self._frames.append(frame)
-        return frame
-
-    def flush(self) -> None:
-        """Write what the pipe takes now. Requires holding lock.
-
-        Raises:
-            OSError: the server no longer reads.
-        """
-        while self._frames and self.descriptor >= 0:
-            position = self.position
-            if len(self._counts) > 64:
-                self._counts[:] = [position]
-            frame = self._frames[0]
-            if frame.end <= position:
-                if len(self._frames) == 1:
-                    # Its end is where the next frame begins; its text may go.
-                    frame.data = _NOTHING
-                    return
-                self._frames.popleft()
-                continue
-            rest = frame.data[position - frame.start :]
-            try:
-                # No interruption fits between the write and the record of it.
-                self._counts.extend(map(os.write, (self.descriptor,), (rest,)))
-            except BlockingIOError:
-                return
-
-
-class LineSplitter:
-    """Cut bytes into lines, within a bound, in linear time."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._parts: List[bytes] = []
-        self._size = 0
-        self._dropping = False
-
-    def feed(self, chunk: bytes) -> Tuple[List[bytes], Optional[bytes]]:
-        """Return complete lines, and the head of a line that became too long."""
-        first, newline, rest = chunk.partition(b"\n")
-        oversized = self._add(first)
-        if not newline:
-            return [], oversized
-        lines = [] if self._dropping else [b"".join(self._parts)]
-        self._reset()
-        *complete, tail = rest.split(b"\n")
-        return lines + complete, oversized or self._add(tail)
-
-    def end(self) -> bytes:
-        """Return what came after the last line end."""
-        tail = b"" if self._dropping else b"".join(self._parts)
-        self._reset()
-        return tail
-
-    def _reset(self) -> None:
-        self._parts = []
-        self._size = 0
-        self._dropping = False
-
-    def _add(self, piece: bytes) -> Optional[bytes]:
-        if self._dropping or not piece:
-            return None
-        self._parts.append(piece)
-        self._size += len(piece)
-        if self._size <= self._limit:
-            return None
-        head = b"".join(self._parts)[:4096]
-        self._parts = []
-        self._dropping = True
-        return head
+#: How much of a line that is no message is looked at, in bytes.
+_EXCERPT = 4096
 
 
 class PipeConnection(Enrolled):
@@ -175,7 +64,7 @@ class PipeConnection(Enrolled):
         limits: Limits,
         name: str,
         secrets: Tuple[str, ...],
-        on_line: Callable[[str], None],
+        on_lines: Callable[[List[bytes]], None],
         on_junk: Callable[[str], None],
     ) -> None:
         self.process = process
@@ -185,48 +74,123 @@ class PipeConnection(Enrolled):
         self._limits = limits
         self._name = name
         self._secrets = secrets
-        self._on_line = on_line
+        self._on_lines = on_lines
         self._on_junk = on_junk
         self._lines = LineSplitter(limits.message_bytes)
-        self._outbox = Outbox(process.stdin)
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._stopping = False
-        self._exited = False
+        self._outbox = Outbox(process.stdin, limits.message_bytes)
+        self._stopping = self._replaced = self._leaving = False
+        self._over = self._exited = False
+        self._deaf_at: Optional[float] = None
+        self._deaf = False
+        self._skipped = 0
         self._done = threading.Event()
         self._thread: Optional[threading.Thread] = None
+        self._unclaimed = [True]
+        self._watched: List[int] = []
+        self._progress: Tuple[object, float] = (None, 0.0)
         self._exit_descriptor = -1
-        self._written = (0, time.monotonic())
+        self._opened: List[Any] = []
+        try:
+            self._open_descriptors()
+        except BaseException:
+            self._close_descriptors()
+            raise
+
+    def _open_descriptors(self) -> None:
+        with no_fork:
+            self._wake_in, self._wake_out = socket.socketpair()
+            self._opened += [self._wake_in, self._wake_out]
+            self._selector = selectors.DefaultSelector()
+            self._opened.append(self._selector)
+            if hasattr(os, "pidfd_open"):
+                try:
+                    self._exit_descriptor = os.pidfd_open(self.process.pid)
+                except OSError:
+                    # Not on this kernel, or not in this container.
+                    self._exit_descriptor = -1
+            enrol(self)
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+
+    def _close_descriptors(self) -> None:
+        with no_fork:
+            while self._opened:
+                self._opened.pop().close()
+            if self._exit_descriptor >= 0:
+                os.close(self._exit_descriptor)
+                self._exit_descriptor = -1
 
     def start(self) -> None:
-        """Start the I/O thread. The last step of opening."""
-        self._register()
-        self._thread = threading.Thread(
+        """Start the I/O thread. The last step of opening.
+
+        Raises:
+            RuntimeError, OSError: it cannot be started; the process is no more.
+        """
+        thread = threading.Thread(
             target=self._run, name="mcpsync-io-%s" % self._name, daemon=True
         )
-        self._thread.start()
+        self._thread = thread
+        try:
+            self._watch(self._wake_in.fileno(), self._read_wake)
+            self._watch(self.process.stdout, self._read_stdout)
+            self._watch(self.process.stderr, self._read_stderr)
+            self._watch(self._exit_descriptor, self._read_exit)
+            thread.start()
+        except BaseException:
+            self.stop()
+            if self._claim():
+                self._thread = None
+                self.process.discard()
+                self.pending.fail_all(self._gone())
+                self._release()
+            raise
+
+    def _claim(self) -> bool:
+        """Return whether the caller, and nobody else, is to end the process."""
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
 
     @property
     def alive(self) -> bool:
-        return not self._stopping and not self._exited and not self._done.is_set()
+        """Whether a request that is sent now has a chance."""
+        return not (self._stopping or self._over or self._exited or self._deaf)
 
     # --- any thread ---------------------------------------------------------
 
     def send(self, line: bytes) -> Frame:
         """Queue one line; write what the pipe takes now."""
-        with self._outbox.lock:
-            frame = self._outbox.append(line)
+        outbox = self._outbox
+        frame = Frame(line)
+        with outbox.lock:
             try:
-                self._outbox.flush()
-            except OSError:
-                # The reader sees the end of the process too, and tells everybody.
-                return frame
-            rest = not self._outbox.empty
-        if rest:
-            self.wake()
+                outbox.put(frame)
+                outbox.flush()
+            finally:
+                # The rest is for the I/O thread, even if this one is interrupted.
+                if outbox.frames:
+                    self.wake()
         return frame
+
+    def post(self, line: bytes, deadline: Deadline) -> None:
+        """Send a line that nobody waits for, unless there are too many of them.
+
+        A server that asks and does not read would have us hold all the answers.
+
+        Raises:
+            ServerBusy: the server did not read enough of its input in time.
+        """
+        with self._outbox.lock:
+            if self._outbox.congested:
+                if threading.current_thread() is self._thread:
+                    return
+                if not self._outbox.wait_for_room(deadline.wait_seconds()):
+                    raise ServerBusy(
+                        "the server does not read its input", server=self._name
+                    )
+        self.send(line)
 
     def wake(self) -> None:
         """Make the I/O thread look around. Takes no lock, never blocks."""
@@ -240,17 +204,25 @@ class PipeConnection(Enrolled):
         self._stopping = True
         self.wake()
 
+    def replace(self) -> None:
+        """Begin the end of a process for which there will be another."""
+        self._replaced = True
+        self.stop()
+
     def join(self, timeout: float) -> bool:
         """Wait until process and thread have ended."""
-        if self._thread is None:
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
             return True
         if not self._done.wait(timeout):
             return False
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        thread.join(timeout)
         return True
 
     def begin_exit(self) -> None:
+        # Whoever still waits is on a thread that ends with the program: no exception
+        # of his shall spoil the last words of the host program.
+        self._leaving = True
         self.stop()
 
     def finish_exit(self, seconds: float) -> None:
@@ -260,92 +232,116 @@ class PipeConnection(Enrolled):
     def after_fork_in_child(self) -> None:
         # Close the copies: the parent's server shall see the end of its input when
         # the parent closes it. The process itself is a child of the parent.
-        self.process.disown()
-        for end in (self._wake_in, self._wake_out):
-            end.close()
-        self._selector.close()
-        self._close_exit_descriptor()
-        self._outbox = Outbox(-1)
+        self.process.after_fork_in_child()
+        self._close_descriptors()
+        self._outbox.after_fork()
         self.stderr.after_fork()
         self.pending.after_fork()
         self._stopping = True
+        self._unclaimed.clear()
         self._thread = None
         self._done = threading.Event()
         self._done.set()
 
     # --- the I/O thread -----------------------------------------------------
 
-    def _register(self) -> None:
-        read = selectors.EVENT_READ
-        self._selector.register(self._wake_in, read, self._read_wake)
-        self._selector.register(self.process.stdout, read, self._read_stdout)
-        if self.process.stderr >= 0:
-            self._selector.register(self.process.stderr, read, self._read_stderr)
-        if hasattr(os, "pidfd_open"):
-            try:
-                self._exit_descriptor = os.pidfd_open(self.process.pid)
-            except OSError:
-                return
-            self._selector.register(self._exit_descriptor, read, self._read_exit)
-
     def _run(self) -> None:
+        if not self._claim():
+            return
+        failure: Optional[Failure]
         try:
             failure = self._serve()
+        except Exception as error:
+            failure = self._fault(error)
+        self._over = True
+        try:
             self._close_stdin()
             self._listen_to_last_words(failure)
             self._end_process()
+        except Exception as error:
+            self._fail_all(self._fault(error))
         finally:
-            self.pending.fail_all(self._gone())
+            self._fail_all(self._gone())
             self._release()
 
     def _serve(self) -> Optional[Failure]:
         """Serve the pipes until they end; return what to tell the waiters."""
-        while not self._stopping and not self._exited:
+        look = None if self._exit_descriptor >= 0 else _LOOK
+        while not (self._stopping or self._exited):
             patience = self._watch_stdin()
             if patience is not None and patience <= 0:
                 return self._stalled
-            for key, _ in self._selector.select(patience):
+            if look is not None:
+                patience = look if patience is None else min(patience, look)
+            ready = self._selector.select(patience)
+            for key, _ in ready:
                 key.data()
-            if not self._watches(self.process.stdout):
+            if self.process.stdout not in self._watched:
                 break
+            if look is not None and not ready:
+                self._exited = self.process.has_exited()
         return None
 
-    def _watches(self, descriptor: int) -> bool:
-        return descriptor >= 0 and descriptor in self._selector.get_map()
+    def _watch(
+        self,
+        descriptor: int,
+        act: Callable[[], None],
+        event: int = selectors.EVENT_READ,
+    ) -> None:
+        if descriptor >= 0:
+            self._selector.register(descriptor, event, act)
+            self._watched.append(descriptor)
+
+    def _unwatch(self, descriptor: int) -> None:
+        if descriptor in self._watched:
+            self._watched.remove(descriptor)
+            self._selector.unregister(descriptor)
 
     def _watch_stdin(self) -> Optional[float]:
         """Wait for room in the pipe while there is something to write.
 
         Returns:
-            The seconds until the server counts as stalled; ``None``: all is written.
+            The seconds until the server counts as stalled; ``None``: it does not.
         """
-        with self._outbox.lock:
-            wanted = not self._outbox.empty
-            position = self._outbox.position
-        watched = self._watches(self.process.stdin)
-        if not wanted:
-            if watched:
-                self._selector.unregister(self.process.stdin)
+        if self._outbox.broken:
+            return self._hear_out()
+        stdin = self.process.stdin
+        progress = self._outbox.progress() if self._outbox.frames else None
+        if progress is None:
+            self._unwatch(stdin)
             return None
         now = time.monotonic()
-        if not watched:
-            event = selectors.EVENT_WRITE
-            self._selector.register(self.process.stdin, event, self._write_stdin)
-        if not watched or position != self._written[0]:
-            self._written = (position, now)
-        return self._written[1] + self._limits.write_stall_seconds - now
+        if stdin not in self._watched:
+            self._watch(stdin, self._write_stdin, selectors.EVENT_WRITE)
+            self._progress = (progress, now)
+        elif progress != self._progress[0]:
+            self._progress = (progress, now)
+        return self._progress[1] + self._limits.write_stall_seconds - now
 
     def _write_stdin(self) -> None:
         with self._outbox.lock:
-            try:
-                self._outbox.flush()
-                return
-            except OSError:
-                self._outbox.descriptor = -1
-        # It reads no more; what it still has to say is welcome.
-        if self._watches(self.process.stdin):
-            self._selector.unregister(self.process.stdin)
-        self.process.close_stdin()
+            self._outbox.flush()
+            self._outbox.tell_room()
+
+    def _hear_out(self) -> Optional[float]:
+        """Wait a moment for the end of a server that reads no more.
+
+        What it still has to say is welcome, and its end explains more than the pipe.
+
+        Returns:
+            The seconds until it counts as deaf; ``None``: it does.
+        """
+        if self._deaf:
+            return None
+        now = time.monotonic()
+        if self._deaf_at is None:
+            self._deaf_at = now + _LAST_WORDS
+            self._close_stdin()
+        if now < self._deaf_at:
+            return self._deaf_at - now
+        self._deaf = True
+        self.pending.fail_unwritten(self._exited_with("the server closed its input"))
+        return None
 
     def _read_wake(self) -> None:
         try:
@@ -354,6 +350,8 @@ class PipeConnection(Enrolled):
             return
 
     def _read_exit(self) -> None:
+        # How it went is asked at once, before anybody else can reap it.
+        self.process.has_exited()
         self._exited = True
 
     def _read_stdout(self) -> None:
@@ -361,23 +359,28 @@ class PipeConnection(Enrolled):
         if chunk is None:
             return
         if not chunk:
-            self._selector.unregister(self.process.stdout)
-            self._take(self._lines.end())
+            self._unwatch(self.process.stdout)
+            self._take_rest(self._lines.end())
             return
-        lines, oversized = self._lines.feed(chunk)
-        for line in lines:
-            self._take(line)
-        if oversized is not None:
-            self._refuse(oversized)
+        for line in self._lines.feed(chunk):
+            if isinstance(line, Oversized):
+                self._refuse(line)
+            elif line.startswith(b"{"):
+                self._take(line)
+            else:
+                self._take_odd(line)
 
     def _read_stderr(self) -> None:
         chunk = self._read(self.process.stderr)
         if chunk is None:
             return
-        if not chunk:
-            self._selector.unregister(self.process.stderr)
-        for line in self.stderr.feed(chunk) if chunk else self.stderr.end():
-            self._on_line(line)
+        if chunk:
+            lines = self.stderr.feed(chunk)
+        else:
+            self._unwatch(self.process.stderr)
+            lines = self.stderr.end()
+        if lines:
+            self._on_lines(lines)
 
     def _read(self, descriptor: int) -> Optional[bytes]:
         try:
@@ -390,39 +393,82 @@ class PipeConnection(Enrolled):
     # --- lines --------------------------------------------------------------
 
     def _take(self, line: bytes) -> None:
-        """Route the message that a line holds."""
-        if not line.strip():
+        """Route what a line holds, or blame it on the request that it answers."""
+        try:
+            value = decode(line)
+        except InvalidMessage as error:
+            self._blame(answered_id(line, line), error, line)
+            return
+        self._route(value, line)
+
+    def _route(self, value: Any, line: bytes) -> None:
+        messages = value if isinstance(value, list) and self.batches else [value]
+        for item in messages:
+            try:
+                self.pending.route(parse(item))
+            except InvalidAnswer as error:
+                self._blame(error.response_id, error, line)
+            except InvalidMessage as error:
+                self._blame(answered_id(line, line), error, line)
+
+    def _take_odd(self, line: bytes) -> None:
+        """Take a line that does not begin like a message."""
+        line = line[len(_BOM) :] if line.startswith(_BOM) else line
+        line = line.strip()
+        if line.startswith((b"{", b"[")):
+            self._take(line)
+        elif line:
+            self._skip(line)
+
+    def _take_rest(self, line: Line) -> None:
+        """Take what came after the last line end: all of a message, or half of it."""
+        if isinstance(line, Oversized):
+            self._refuse(line)
             return
         try:
             value = decode(line)
-            messages = value if isinstance(value, list) and self.batches else [value]
-            for item in messages:
-                self.pending.route(parse(item))
-        except InvalidAnswer as error:
-            self._blame(error.response_id, error)
-        except InvalidMessage as error:
-            if not self._blame(_guess_id(line), error):
-                self._on_junk(clean(line.decode("utf-8", "replace"), 200))
+        except InvalidMessage:
+            # Its request learns more from the end of the process.
+            return
+        self._route(value, line)
 
-    def _blame(self, id: object, error: InvalidMessage) -> bool:
-        """Fail the one request that a bad message belongs to, if it can be told."""
-        if id is None and not isinstance(error, InvalidAnswer):
-            return False
-        text = "the server's answer is unusable: %s" % error.message
-        return self.pending.fail_one(
-            id, lambda sent: InvalidMessage(text, server=self._name)
-        )
+    def _skip(self, line: bytes) -> None:
+        """Leave out a line that is no message; tell of the first."""
+        self._skipped += 1
+        if self._skipped == 1:
+            excerpt = line[:_EXCERPT].decode("utf-8", "replace")
+            self._on_junk(clean(excerpt, 200, self._secrets))
 
-    def _refuse(self, head: bytes) -> None:
+    def _blame(self, id: object, error: InvalidMessage, line: bytes) -> None:
+        """Fail the one request that a bad message answers, if that can be told."""
+        reason = clean(error.message, CLIP, self._secrets)
+        text = "the server's answer is unusable: %s" % reason
+        name = self._name
+        told = False
+        if id is not None or isinstance(error, InvalidAnswer):
+            told = self.pending.fail_one(
+                id, lambda sent: InvalidMessage(text, server=name)
+            )
+        if not told:
+            self._skip(line)
+
+    def _refuse(self, line: Oversized) -> None:
         """Fail the request whose answer is larger than the limit."""
-        limit = self._limits.message_bytes
+        ended = bool(line.tail)
+        id = answered_id(line.head, b"")
+        if (id is not None) == ended:
+            # Its request failed when the line became too long; or the id may stand
+            # at the end of the line.
+            return
+        if ended:
+            id = answered_id(line.head, line.tail)
+        limit, name = self._limits.message_bytes, self._name
         text = "the server sent a line of more than %d bytes" % limit
-        told = self.pending.fail_one(
-            _guess_id(head),
-            lambda sent: MessageTooLarge(text, limit=limit, server=self._name),
+        told = id is not None and self.pending.fail_one(
+            id, lambda sent: MessageTooLarge(text, limit=limit, server=name)
         )
         if not told:
-            self._on_junk(text)
+            self._skip(text.encode())
 
     # --- the end ------------------------------------------------------------
 
@@ -433,27 +479,40 @@ class PipeConnection(Enrolled):
             server=self._name,
         )
 
+    def _fault(self, error: Exception) -> Failure:
+        """Read no more, for a reason of our own; return what to tell."""
+        self._unwatch(self.process.stdout)
+        text = "the connection was given up: %s" % clean(repr(error), 200)
+        name = self._name
+        return lambda sent: ConnectionLost(text, sent=sent, server=name)
+
     def _gone(self) -> Failure:
         name = self._name
+        if self._replaced:
+            return self._exited_with("the server was replaced by a new one")
         if self._stopping:
             return lambda sent: ClientClosed("the client is closed", server=name)
-        # Looked at first: it notes the exit code.
-        exited = self.process.has_exited() or self._exited
-        code = self.process.returncode
-        tail = self.stderr.text(self._secrets, lines=20)
-        if exited:
-            text = "the server's process %s" % describe_exit(code)
-        else:
-            text = "the server closed its output"
+        if self._exited or self.process.has_exited():
+            how = describe_exit(self.process.returncode)
+            return self._exited_with("the server's process %s" % how)
+        return self._exited_with("the server closed its output")
+
+    def _exited_with(self, text: str) -> Failure:
+        name, code = self._name, self.process.returncode
+        tail = self.stderr.text(self._secrets, lines=_TAIL_LINES, width=CLIP)
         return lambda sent: ServerExited(
             text, returncode=code, stderr_tail=tail, sent=sent, server=name
         )
 
+    def _fail_all(self, failure: Failure) -> None:
+        if self._leaving:
+            self.pending.refuse(failure)
+        else:
+            self.pending.fail_all(failure)
+
     def _close_stdin(self) -> None:
-        with self._outbox.lock:
-            self._outbox.descriptor = -1
-        if self._watches(self.process.stdin):
-            self._selector.unregister(self.process.stdin)
+        self._outbox.close()
+        self._unwatch(self.process.stdin)
         self.process.close_stdin()
 
     def _listen_to_last_words(self, failure: Optional[Failure]) -> None:
@@ -463,7 +522,7 @@ class PipeConnection(Enrolled):
         if failure is None:
             self._attend(_LAST_WORDS, until_quiet=True)
             failure = self._gone()
-        self.pending.fail_all(failure)
+        self._fail_all(failure)
 
     def _end_process(self) -> None:
         """Wait, terminate, wait, kill; then the rest of the group, then reap."""
@@ -472,8 +531,6 @@ class PipeConnection(Enrolled):
                 break
             then()
         self._end_group()
-        if self.process.has_exited():
-            self.process.reap()
 
     def _end_group(self) -> None:
         """End what the server started and left in its group."""
@@ -483,8 +540,8 @@ class PipeConnection(Enrolled):
         self.process.kill()
 
     def _streams_open(self) -> bool:
-        streams = (self.process.stdout, self.process.stderr)
-        return any(self._watches(descriptor) for descriptor in streams)
+        watched = self._watched
+        return self.process.stdout in watched or self.process.stderr in watched
 
     def _attend(self, seconds: float, until_quiet: bool = False) -> bool:
         """Read on for a while; return whether the process has exited.
@@ -501,32 +558,22 @@ class PipeConnection(Enrolled):
             left = end - time.monotonic()
             if left <= 0:
                 return self._exited
-            if self._exited and self._watches(self._exit_descriptor):
+            if self._exited:
                 # It stays readable for ever.
-                self._selector.unregister(self._exit_descriptor)
-            notices = self._exited or self._watches(self._exit_descriptor)
+                self._unwatch(self._exit_descriptor)
+            notices = self._exited or self._exit_descriptor >= 0
             for key, _ in self._selector.select(left if notices else min(left, 0.01)):
                 key.data()
 
     def _release(self) -> None:
-        """Give every descriptor back."""
+        """Give everything back."""
+        if self.process.has_exited():
+            self.process.reap()
+        else:
+            self.process.discard()
+        # Under the lock, because whoever holds it may be about to write or to wake.
         with self._outbox.lock:
-            self._outbox.descriptor = -1
-        self._selector.close()
-        self.process.close_descriptors()
-        self._close_exit_descriptor()
-        self._wake_in.close()
-        self._wake_out.close()
+            self._outbox.close()
+            self.process.close_descriptors()
+            self._close_descriptors()
         self._done.set()
-
-    def _close_exit_descriptor(self) -> None:
-        if self._exit_descriptor >= 0:
-            os.close(self._exit_descriptor)
-            self._exit_descriptor = -1
-
-
-def _guess_id(line: bytes) -> Optional[int]:
-    """Return the id in a line that cannot be parsed, if it is a JSON-RPC message."""
-    ends = line[:512] + b" " + line[-512:]
-    found = _ID.search(ends) if b'"jsonrpc"' in ends else None
-    return int(found.group(1)) if found else None

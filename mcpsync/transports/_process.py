@@ -8,18 +8,26 @@ close stdin, wait, terminate, wait, kill; signals go to the whole process group,
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from typing import Deque, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from .._lifecycle import Enrolled, enrol, no_fork
 from .._text import clean
 from ..exceptions import ServerNotStarted
 
 __all__ = ["Process", "StderrTail", "describe_exit", "environment"]
+
+#: How long a killed process may take to be gone, in seconds.
+_PATIENCE = 2.0
+
+#: How far beyond the cut of a line secrets are looked for, in bytes.
+_MARGIN = 4096
 
 _POSIX_VARIABLES = (
     "HOME",
@@ -90,54 +98,85 @@ class StderrTail:
         # Guards the lines. Never while held: anything but list work.
         # Taken by the I/O thread and by whoever reads the tail.
         self._lock = threading.Lock()
-        self._lines: Deque[str] = collections.deque()
+        self._lines: Deque[bytes] = collections.deque()
         self._size = 0
         self._limit = limit
         self._line_limit = line_limit
+        # What is beyond is not shown, but a secret that the cut would leave in two
+        # halves is still known as one.
+        self._keep = line_limit + _MARGIN
         self._rest = b""
 
-    def feed(self, chunk: bytes) -> List[str]:
+    def feed(self, chunk: bytes) -> List[bytes]:
         """Take what was read and return the lines that it completed."""
-        *complete, rest = (self._rest + chunk).split(b"\n")
-        if len(rest) > self._line_limit:
-            complete.append(rest)
-            rest = b""
-        self._rest = rest
-        lines = [self._decode(line) for line in complete]
+        *lines, rest = chunk.split(b"\n")
         with self._lock:
-            for line in lines:
-                self._append(line)
+            if not lines:
+                self._extend_rest(rest)
+                return lines
+            self._extend_rest(lines[0])
+            lines[0], self._rest = self._rest, rest[: self._keep]
+            if max(map(len, lines)) > self._keep:
+                lines = [line[: self._keep] for line in lines]
+            self._add(lines)
         return lines
 
-    def end(self) -> List[str]:
+    def end(self) -> List[bytes]:
         """Return the last line, if it had no end."""
         return self.feed(b"\n") if self._rest else []
 
-    def _decode(self, line: bytes) -> str:
-        return line[: self._line_limit].decode("utf-8", "replace").rstrip("\r")
+    def _extend_rest(self, piece: bytes) -> None:
+        """Go on with the line that has no end yet. Requires _lock."""
+        room = self._keep - len(self._rest)
+        if room > 0:
+            self._rest += piece[:room]
 
-    def _append(self, line: str) -> None:
-        """Add a line and drop the oldest beyond the limit. Requires _lock."""
-        self._lines.append(line)
-        self._size += len(line) + 1
+    def _add(self, lines: List[bytes]) -> None:
+        """Keep lines; drop the oldest beyond the limit. Requires _lock."""
+        size = sum(map(len, lines)) + len(lines)
+        if size > self._limit:
+            # Of a flood, all that came before is too old anyway.
+            self._lines.clear()
+            self._size = 0
+        self._lines.extend(lines)
+        self._size += size
         while self._size > self._limit and len(self._lines) > 1:
             self._size -= len(self._lines.popleft()) + 1
 
-    def text(self, secrets: Iterable[str] = (), lines: Optional[int] = None) -> str:
-        """Return the kept lines, cleaned, with `secrets` masked."""
+    def text(
+        self,
+        secrets: Iterable[str] = (),
+        lines: Optional[int] = None,
+        width: Optional[int] = None,
+    ) -> str:
+        """Return the last lines, cleaned, with `secrets` masked.
+
+        Args:
+            lines: how many at most; ``None``: all that are kept.
+            width: characters of a line at most; ``None``: the line limit.
+        """
         with self._lock:
             kept = list(self._lines)
+            if self._rest:
+                kept.append(self._rest)
         if lines is not None:
             kept = kept[-lines:]
         secrets = tuple(secrets)
-        return "\n".join(clean(line, self._line_limit, secrets) for line in kept)
+        return "\n".join(self._show(line, secrets, width) for line in kept)
+
+    def _show(
+        self, line: bytes, secrets: Iterable[str] = (), width: Optional[int] = None
+    ) -> str:
+        """Return one line as :meth:`text` does."""
+        text = line.decode("utf-8", "replace").rstrip("\r")
+        return clean(text, self._line_limit if width is None else width, secrets)
 
     def after_fork(self) -> None:
         """Replace the lock in a forked child."""
         self._lock = threading.Lock()
 
 
-class Process:
+class Process(Enrolled):
     """One child process with raw descriptors to its three streams.
 
     The descriptors are ours alone: no file object closes them behind our back, which
@@ -157,36 +196,57 @@ class Process:
         name: str,
     ) -> None:
         self.returncode: Optional[int] = None
-        child_in, self.stdin = os.pipe()
-        self.stdout, child_out = os.pipe()
-        self.stderr, child_err = (-1, 2) if inherit_stderr else os.pipe()
-        theirs = [child_in, child_out] + ([] if inherit_stderr else [child_err])
+        self.stdin = self.stdout = self.stderr = -1
+        self._theirs: List[int] = []
+        # Guards reaping: a signal must not go to a number that was given away.
+        # Never while held: waiting.
+        # Taken by the I/O thread, by whoever closes, and at exit; again by a signal
+        # handler that closes.
+        self._reaping = threading.RLock()
+        program = argv[0]
         try:
-            self._popen = subprocess.Popen(
-                [_program(argv[0], env, cwd), *argv[1:]],
-                stdin=child_in,
-                stdout=child_out,
-                stderr=child_err,
-                env=dict(env),
-                cwd=cwd,
-                close_fds=True,
-                **_own_group(),
-            )
+            enrol(self)
+            program = _program(argv[0], env, cwd)
+            with no_fork:
+                child_in, child_out, child_err = self._open_pipes(inherit_stderr)
+                self._popen = subprocess.Popen(
+                    [program, *argv[1:]],
+                    stdin=child_in,
+                    stdout=child_out,
+                    stderr=child_err,
+                    env=dict(env),
+                    cwd=cwd,
+                    close_fds=True,
+                    **_own_group(),
+                )
         except BaseException as error:
             self.close_descriptors()
             if isinstance(error, (OSError, ValueError, subprocess.SubprocessError)):
-                raise _not_started(argv[0], cwd, error, name) from error
+                raise _not_started(argv[0], program, cwd, error, name) from error
             raise
         finally:
-            for descriptor in theirs:
-                os.close(descriptor)
+            self._close_theirs()
         self.pid = self._popen.pid
-        # Guards reaping: a signal must not go to a number that was given away.
-        # Never while held: waiting. Taken by the I/O thread and at exit.
-        self._reaping = threading.Lock()
+
+    def _open_pipes(self, inherit_stderr: bool) -> Tuple[int, int, Optional[int]]:
+        """Open the pipes; return the ends that the child gets."""
+        child_err: Optional[int] = None
+        child_in, self.stdin = os.pipe()
+        self._theirs.append(child_in)
+        self.stdout, child_out = os.pipe()
+        self._theirs.append(child_out)
+        if not inherit_stderr:
+            self.stderr, child_err = os.pipe()
+            self._theirs.append(child_err)
         for descriptor in (self.stdin, self.stdout, self.stderr):
             if descriptor >= 0 and sys.platform != "win32":
                 os.set_blocking(descriptor, False)
+        return child_in, child_out, child_err
+
+    def _close_theirs(self) -> None:
+        with no_fork:
+            while self._theirs:
+                _close(self._theirs.pop())
 
     def has_exited(self) -> bool:
         """Return whether the process has ended, without reaping it.
@@ -222,6 +282,8 @@ class Process:
     def signal_group(self, number: int) -> None:
         """Send a signal to the process and all that it started in its group."""
         with self._reaping:
+            # Asked anew: somebody else may have reaped it since.
+            self.has_exited()
             if self._popen.returncode is None:
                 self._signal(number)
 
@@ -241,20 +303,32 @@ class Process:
     def kill(self) -> None:
         self.signal_group(getattr(signal, "SIGKILL", signal.SIGTERM))
 
+    def discard(self) -> None:
+        """End the process without patience, and give everything back."""
+        self.kill()
+        self.close_descriptors()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(_PATIENCE)
+
     def close_stdin(self) -> None:
-        self.stdin = _close(self.stdin)
+        with no_fork:
+            self.stdin = _close(self.stdin)
 
     def close_descriptors(self) -> None:
         """Close all our ends. Idempotent."""
-        self.stdin = _close(self.stdin)
-        self.stdout = _close(self.stdout)
-        self.stderr = _close(self.stderr)
+        with no_fork:
+            self.stdin = _close(self.stdin)
+            self.stdout = _close(self.stdout)
+            self.stderr = _close(self.stderr)
 
-    def disown(self) -> None:
-        """Forget the process in a forked child: it is a child of the parent."""
-        self._reaping = threading.Lock()
+    def after_fork_in_child(self) -> None:
+        # The process is a child of the parent; here it is nobody's.
+        self._reaping = threading.RLock()
+        self._close_theirs()
         self.close_descriptors()
-        self._popen.returncode = 0
+        popen = getattr(self, "_popen", None)
+        if popen is not None:
+            popen.returncode = 0
 
 
 def _close(descriptor: int) -> int:
@@ -266,7 +340,7 @@ def _close(descriptor: int) -> int:
     return -1
 
 
-def _own_group() -> Dict[str, object]:
+def _own_group() -> Dict[str, Any]:
     # A stop button or Ctrl-C signals the whole group of the host program: the server
     # is not to die of it.
     if sys.platform == "win32":
@@ -279,29 +353,31 @@ def _program(name: str, env: Mapping[str, str], cwd: Optional[str]) -> str:
     if os.path.dirname(name):
         return name
     found = shutil.which(name, path=env.get("PATH", os.defpath))
-    return found or name
+    # Absolute, because the child looks at it from another directory.
+    return os.path.abspath(found) if found else name
 
 
 def _not_started(
-    program: str, cwd: Optional[str], error: Exception, name: str
+    name: str, program: str, cwd: Optional[str], error: Exception, server: str
 ) -> ServerNotStarted:
-    shown = clean(program, 200)
-    if isinstance(error, FileNotFoundError) and cwd is not None:
-        if not os.path.isdir(cwd):
-            return ServerNotStarted(
-                "cannot start %s: the working directory does not exist" % shown,
-                command=program,
-                server=name,
-            )
-    if isinstance(error, FileNotFoundError):
-        why = "no such program; check the spelling, or give its full path"
-    elif isinstance(error, PermissionError):
-        why = "it may not be executed"
-    else:
-        why = clean(getattr(error, "strerror", None) or str(error), 200)
     return ServerNotStarted(
-        "cannot start %s: %s" % (shown, why), command=program, server=name
+        "cannot start %s: %s" % (clean(name, 200), _why_not(program, cwd, error)),
+        command=name,
+        server=server,
     )
+
+
+def _why_not(program: str, cwd: Optional[str], error: Exception) -> str:
+    reason = clean(getattr(error, "strerror", None) or str(error), 200)
+    if cwd is not None and getattr(error, "filename", None) == cwd:
+        return "the working directory cannot be entered (%s)" % reason
+    if isinstance(error, FileNotFoundError):
+        if os.path.isfile(os.path.join(cwd or "", program)):
+            return "the program is there, but not the interpreter that it names"
+        return "no such program; check the spelling, or give its full path"
+    if isinstance(error, PermissionError):
+        return "it may not be executed"
+    return reason
 
 
 def describe_exit(returncode: Optional[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import weakref
 from typing import Union
 
@@ -13,7 +14,7 @@ __all__ = ["weakly"]
 
 def weakly(on_unsolicited: Unsolicited) -> Unsolicited:
     """Return a callable that keeps no client alive from a transport's thread."""
-    if not hasattr(on_unsolicited, "__self__"):
+    if not isinstance(on_unsolicited, types.MethodType):
         return on_unsolicited
     weak = weakref.WeakMethod(on_unsolicited)
 

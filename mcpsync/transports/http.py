@@ -19,12 +19,11 @@ from ..exceptions import (
     ConfigError,
     InvalidMessage,
     LocalProtocolError,
-    MCPError,
     SessionExpired,
 )
 from ..protocol.headers import valid_session_id
 from ..protocol.jsonrpc import Message, Notification, Outgoing, Response
-from ._http_exchange import ACCEPT, HTTPExchange
+from ._http_exchange import ACCEPT, DRAIN_SECONDS, HTTPExchange
 from ._http_session import Listener, Session
 from ._http_wire import Configure, HTTPWire, TokenAuthorizer, bare_url
 from ._weak import weakly
@@ -34,8 +33,11 @@ __all__ = ["StreamableHTTPTransport"]
 
 _POOL_SIZE = 64
 
-#: How long the server may take to hear that its session is over.
-_DELETE_SECONDS = 2.0
+#: How long the server may take to hear that its session is over, and threads to end.
+_CLOSE_SECONDS = 2.0
+
+#: How long a thread that was told to end is awaited when the program ends.
+_LAST_SECONDS = 0.2
 
 
 class StreamableHTTPTransport(Transport, Enrolled):
@@ -96,10 +98,14 @@ class StreamableHTTPTransport(Transport, Enrolled):
             _POOL_SIZE,
         )
         self.stopped = False
+        #: How long an exchange waits for the end of a stream after its answer.
+        self.patience = DRAIN_SECONDS
         self._closed = False
         self._unsolicited: Optional[Unsolicited] = None
         self._session: Optional[Session] = None
         self._offered: Optional[str] = None
+        # Whether hands are being shaken, and whether the server took part in it.
+        self._shaking_hands = self._offer_came = False
         self._listener: Optional[Listener] = None
         self._make_lock()
         enrol(self)
@@ -109,6 +115,7 @@ class StreamableHTTPTransport(Transport, Enrolled):
         # Never while held: I/O, aborting.
         # Taken by calls that begin or end, by the listener and by close().
         self._lock = threading.Lock()
+        self._over = threading.Event()
         self._exchanges: Dict[int, HTTPExchange] = {}
 
     def __repr__(self) -> str:
@@ -122,6 +129,8 @@ class StreamableHTTPTransport(Transport, Enrolled):
                 raise ClientClosed("the client is closed", server=self.name)
             # An attempt that failed was abandoned; this is another one.
             self.stopped = False
+        self._session = None
+        self._expect_offer()
         self._unsolicited = weakly(on_unsolicited)
         self.wire.close()
         self.wire.open()
@@ -132,20 +141,29 @@ class StreamableHTTPTransport(Transport, Enrolled):
 
     def offer(self, session_id: Optional[str]) -> None:
         """Note the session id that came with the answer to the handshake."""
-        if session_id is not None and not valid_session_id(session_id):
-            raise InvalidMessage(
-                "the server's session id has characters that are not allowed",
-                server=self.name,
-            )
-        self._offered = session_id
+        if session_id is not None:
+            if not valid_session_id(session_id):
+                raise InvalidMessage(
+                    "the server's session id has characters that are not allowed",
+                    server=self.name,
+                )
+            self.wire.keep_secret(session_id)
+        self._offered, self._offer_came = session_id, True
+
+    def _expect_offer(self) -> None:
+        self._offered = None
+        self._shaking_hands, self._offer_came = True, False
 
     def establish(self, profile: Optional[Profile]) -> None:
         before = self._session
         if profile is None:
-            self._session = self._offered = None
+            # Others may still begin something. They go on with the session before,
+            # and learn from the server that it is over.
+            self._expect_offer()
             self._stop_listening()
             return
-        if before is None or before.profile.headers != profile.headers:
+        renewed, self._shaking_hands = self._shaking_hands, False
+        if before is None or renewed or before.profile.headers != profile.headers:
             self.generation += 1
         offered = self._offered if profile.session else None
         self._session = Session(offered, profile, self.generation)
@@ -171,30 +189,50 @@ class StreamableHTTPTransport(Transport, Enrolled):
         with self._lock:
             already, self._closed, self.stopped = self._closed, True, True
             exchanges = list(self._exchanges.values())
-        for exchange in exchanges:
-            exchange.shut()
+        seconds = _CLOSE_SECONDS if timeout is None else timeout
+        if already:
+            # Another thread is at it, or has been.
+            self._over.wait(seconds)
+            return
+        end = Deadline.after(seconds)
         listener = self._listener
-        self._stop_listening()
-        if not already:
-            self._delete(_DELETE_SECONDS if timeout is None else timeout)
-        self.wire.close()
-        if listener is not None:
-            listener.join(_DELETE_SECONDS if timeout is None else timeout)
-
-    def _delete(self, seconds: float) -> None:
-        """Tell the server that the session is over; it need not care."""
-        session, self._session = self._session, None
-        if session is None or session.id is None or seconds <= 0:
-            return
-        if not session.profile.delete_on_close:
-            return
-        abort = self.wire.abort(Deadline.after(seconds))
         try:
-            with watchdog.guard(abort.deadline, lambda: abort.abort("deadline")):
-                response = self.wire.send("DELETE", session.headers(), None, abort)
-                self.wire.discard(response, abort)
-        except MCPError:
+            for exchange in exchanges:
+                exchange.shut()
+            self.wire.shut()
+            if seconds > 0:
+                self._delete(end)
+        finally:
+            self._stop_listening()
+            self.wire.close()
+            self._over.set()
+        if listener is not None:
+            listener.join(end.wait_seconds())
+
+    def _delete(self, deadline: Deadline) -> None:
+        """Tell the server that the session is over; it need not care."""
+        headers = self._farewell()
+        if headers is None:
             return
+        abort = self.wire.abort(deadline)
+        try:
+            with watchdog.guard(deadline, lambda: abort.abort("deadline")):
+                response = self.wire.send("DELETE", headers, None, abort)
+                self.wire.discard(response, abort)
+        except Exception:
+            # An authentication object may raise anything. It is but a courtesy.
+            return
+
+    def _farewell(self) -> Optional[Dict[str, str]]:
+        """Return the headers that name the session to be ended, if there is one."""
+        session, self._session = self._session, None
+        offered, self._offered = self._offered, None
+        if session is None or self._offer_came and self._shaking_hands:
+            # A handshake that came to nothing.
+            return {"Mcp-Session-Id": offered} if offered is not None else None
+        if session.id is None or not session.profile.delete_on_close:
+            return None
+        return session.headers()
 
     def abandon(self) -> None:
         self.stopped = True
@@ -207,21 +245,31 @@ class StreamableHTTPTransport(Transport, Enrolled):
         self.stopped = True
 
     def finish_exit(self, seconds: float) -> None:
-        if self._session is not None:
-            self._delete(min(seconds, _DELETE_SECONDS))
+        if self._closed:
+            return
+        if seconds > 0:
+            self._delete(Deadline.after(min(seconds, _CLOSE_SECONDS)))
+        listener = self._listener
+        self._stop_listening()
+        if listener is not None:
+            listener.join(_LAST_SECONDS)
+        self.wire.finish()
 
     def after_fork_in_child(self) -> None:
         # No farewell: the session and the sockets are the parent's.
         self.wire.after_fork()
         self._make_lock()
-        self._session = self._offered = None
-        self._listener = None
+        self._session = self._offered = self._listener = None
 
     # --- messages -----------------------------------------------------------
 
     def begin(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
         assert outgoing.id is not None
-        exchange = HTTPExchange(self, outgoing, self._session, deadline)
+        # What cannot be resumed belongs to no session: it may make a new one.
+        session = self._session
+        if self._shaking_hands and not outgoing.resumable:
+            session = None
+        exchange = HTTPExchange(self, outgoing, session, deadline)
         with self._lock:
             if self.stopped:
                 raise ClientClosed("the client is closed", server=self.name)
@@ -242,15 +290,17 @@ class StreamableHTTPTransport(Transport, Enrolled):
             self.tell(message)
 
     def send(self, outgoing: Outgoing, deadline: Deadline) -> None:
-        session = self._session
+        # The handshake's last message belongs to the session that it completes.
+        session = None if self._offer_came and self._shaking_hands else self._session
         headers = {
             "Accept": ACCEPT,
             "Content-Type": "application/json",
-            **self._session_headers(),
+            **self._session_headers(session),
             **outgoing.headers,
         }
-        abort = self.wire.abort(deadline)
-        with watchdog.guard(deadline, lambda: abort.abort("deadline")):
+        with self.wire.guarded(deadline) as abort:
+            if self.stopped:
+                raise ClientClosed("the client is closed", server=self.name)
             response = self.wire.send("POST", headers, outgoing.body, abort)
             body = self.wire.discard(response, abort)
         status = response.status_code
@@ -259,10 +309,9 @@ class StreamableHTTPTransport(Transport, Enrolled):
         if not 200 <= status < 300:
             raise self.wire.refusal(response, body)
 
-    def _session_headers(self) -> Dict[str, str]:
-        if self._session is not None:
-            return self._session.headers()
-        # The handshake's last message belongs to the session that it completes.
+    def _session_headers(self, session: Optional[Session]) -> Dict[str, str]:
+        if session is not None:
+            return session.headers()
         return {} if self._offered is None else {"Mcp-Session-Id": self._offered}
 
     def route(self, message: Message) -> None:

@@ -13,7 +13,7 @@ import threading
 import urllib.parse
 from typing import Any, Dict, Mapping, Optional, Union
 
-from .._deadline import Deadline, watchdog
+from .._deadline import Deadline
 from .._lifecycle import Enrolled, enrol
 from .._text import clean
 from ..exceptions import (
@@ -23,9 +23,12 @@ from ..exceptions import (
     InvalidMessage,
     LocalProtocolError,
     MCPError,
+    TransportError,
 )
-from ..protocol.jsonrpc import Outgoing, decode, parse
+from ..protocol.jsonrpc import InvalidAnswer, Outgoing
 from ._eventstream import Event, chunks, events
+from ._framing import answered_id
+from ._http_session import FOR_EVER
 from ._http_sockets import Abort
 from ._http_wire import Configure, HTTPWire, bare_url, is_event_stream, same_origin
 from ._pending import PendingExchanges
@@ -39,6 +42,9 @@ __all__ = ["SSETransport"]
 _ENDPOINT_SECONDS = 10.0
 
 _JOIN_SECONDS = 2.0
+
+#: How long the thread is awaited when the program ends.
+_LAST_SECONDS = 0.2
 
 
 class SSETransport(Transport, Enrolled):
@@ -93,6 +99,7 @@ class SSETransport(Transport, Enrolled):
         before, self._stream = self._stream, None
         if before is not None:
             before.stop("closed")
+        self.wire.close()
         self.wire.open()
         self._headers = {}
         stream = _Stream(self, weakly(on_unsolicited))
@@ -116,6 +123,7 @@ class SSETransport(Transport, Enrolled):
         stream = self._stream
         if stream is not None:
             stream.stop("closed")
+        self.wire.shut()
         self.wire.close()
         if stream is not None:
             stream.join(_JOIN_SECONDS if timeout is None else timeout)
@@ -125,6 +133,18 @@ class SSETransport(Transport, Enrolled):
         if stream is not None:
             stream.cut()
         self.wire.sockets.drop()
+
+    def begin_exit(self) -> None:
+        # Ending the stream is all the farewell that this transport knows.
+        stream = self._stream
+        if stream is not None:
+            stream.cut()
+
+    def finish_exit(self, seconds: float) -> None:
+        stream = self._stream
+        if stream is not None:
+            stream.join(min(seconds, _LAST_SECONDS))
+        self.wire.finish()
 
     def after_fork_in_child(self) -> None:
         self.wire.after_fork()
@@ -144,7 +164,10 @@ class SSETransport(Transport, Enrolled):
         exchange = stream.pending.add(outgoing, tell)
         try:
             self.send(outgoing, deadline)
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, (TransportError, ClientClosed)):
+                # The server may have it: that the caller leaves is news.
+                exchange.cancel("the caller has left")
             exchange.close()
             raise
         exchange.was_sent = lambda: True
@@ -153,8 +176,9 @@ class SSETransport(Transport, Enrolled):
     def send(self, outgoing: Outgoing, deadline: Deadline) -> None:
         endpoint = self._open_stream().endpoint
         headers = {"Content-Type": "application/json", **self._headers}
-        abort = self.wire.abort(deadline)
-        with watchdog.guard(deadline, lambda: abort.abort("deadline")):
+        with self.wire.guarded(deadline) as abort:
+            if self._closed:
+                raise ClientClosed("the client is closed", server=self.name)
             response = self.wire.send(
                 "POST", headers, outgoing.body, abort, url=endpoint
             )
@@ -185,10 +209,11 @@ class _Stream:
         self._wire = transport.wire
         self._limit = transport.limits.message_bytes
         self._unsolicited = unsolicited
-        self._abort: Abort = transport.wire.abort(Deadline.after(None))
+        self._abort: Abort = transport.wire.abort(Deadline(FOR_EVER))
         self._ready = threading.Event()
         self._failure: Optional[MCPError] = None
         self._over = False
+        self._flawed = False
         self._thread = threading.Thread(
             target=self._run, name="mcpsync-sse-%s" % self.name, daemon=True
         )
@@ -197,10 +222,16 @@ class _Stream:
         """Open the stream; return once the server has named its endpoint."""
         self._thread.start()
         seconds = min(_ENDPOINT_SECONDS, deadline.wait_seconds())
-        if self._ready.wait(seconds) and self.endpoint:
+        named = False
+        try:
+            self._ready.wait(seconds)
+            named, failure = bool(self.endpoint), self._failure
+        finally:
+            if not named:
+                self.stop("no endpoint in time")
+        if named:
             return
-        self.stop("no endpoint in time")
-        raise self._failure or ConnectFailed(
+        raise failure or ConnectFailed(
             "%s named no endpoint within %g s" % (bare_url(self._url), seconds),
             server=self.name,
         )
@@ -229,13 +260,18 @@ class _Stream:
     # --- the thread ---------------------------------------------------------
 
     def _run(self) -> None:
+        name = self.name
+        failure: MCPError = ConnectionLost("the event stream ended", server=name)
         try:
             self._read()
-            failure: MCPError = ConnectionLost("the event stream ended")
         except MCPError as error:
             failure = error
+        except Exception as error:
+            # An authentication object may raise anything.
+            why = clean(error, 200)
+            failure = ConnectFailed("no event stream: %s" % why, server=name)
         self._failure = failure
-        text, name = failure.message, self.name
+        text = failure.message
         if not self._over:
             self._over = True
             self.pending.fail_all(
@@ -270,7 +306,10 @@ class _Stream:
     def _take_endpoint(self, event: Event) -> None:
         if event.event != "endpoint":
             raise InvalidMessage("the first event is not the endpoint")
-        endpoint = urllib.parse.urljoin(self._url, event.data.strip())
+        try:
+            endpoint = urllib.parse.urljoin(self._url, event.data.strip())
+        except ValueError:
+            raise InvalidMessage("the server's endpoint is no URL") from None
         if not same_origin(self._url, endpoint):
             # Credentials for this server would go to another one.
             raise InvalidMessage(
@@ -281,10 +320,27 @@ class _Stream:
 
     def _take_message(self, data: str) -> None:
         try:
-            value = decode(data)
-            items = value if isinstance(value, list) and self.batches else [value]
-            for item in items:
-                self.pending.route(parse(item))
+            for message in self._wire.messages(data, self.batches):
+                self.pending.route(message)
         except InvalidMessage as error:
-            text = "the server sent no message but: %s" % clean(error.message)
-            self._unsolicited(Note(logging.WARNING, text))
+            if not self._blamed(error, data) and not self._flawed:
+                # Once: a hostile server must not fill the log.
+                self._flawed = True
+                text = "the server sent no message but: %s" % error.message
+                self._unsolicited(Note(logging.WARNING, text))
+
+    def _blamed(self, error: InvalidMessage, data: str) -> bool:
+        """Fail the request that a bad message answers, if that can be told."""
+        text = data.encode("utf-8", "replace")
+        id: object = answered_id(text, text)
+        if isinstance(error, InvalidAnswer):
+            id = error.response_id
+        elif id is None:
+            return False
+        why, name = error.message, self.name
+        return self.pending.fail_one(
+            id,
+            lambda sent: InvalidMessage(
+                "the server's answer is unusable: %s" % why, server=name
+            ),
+        )

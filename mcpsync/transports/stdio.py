@@ -9,15 +9,30 @@ import logging
 import os
 import threading
 import weakref
-from typing import Callable, Iterable, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    Callable,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
+from .. import _lifecycle
 from .._deadline import Deadline
 from .._lifecycle import Enrolled, enrol
-from .._text import clean
-from ..exceptions import ClientClosed, ConfigError, LocalProtocolError
+from .._text import CLIP, clean
+from ..exceptions import (
+    ClientClosed,
+    ConfigError,
+    LocalProtocolError,
+    ServerNotStarted,
+)
 from ..protocol.jsonrpc import Outgoing
 from ._pending import PendingExchanges
-from ._pipes import PipeConnection
+from ._pipes import Frame, PipeConnection
 from ._process import Process, environment
 from ._weak import weakly
 from .base import Exchange, Limits, Note, Profile, Transport, Unsolicited
@@ -65,7 +80,7 @@ class StdioTransport(Transport, Enrolled):
         self.restart = restart
         self.limits = limits or Limits()
         self._env = _checked_env(env)
-        self._env_vars = tuple(env_vars)
+        self._env_vars = _checked_names(env_vars)
         self._inherit_env = inherit_env
         self._cwd = None if cwd is None else os.fspath(cwd)
         if stderr not in ("capture", "inherit"):
@@ -74,49 +89,94 @@ class StdioTransport(Transport, Enrolled):
             )
         self._inherit_stderr = stderr == "inherit"
         self._connection: Optional[PipeConnection] = None
-        self._previous: Optional[PipeConnection] = None
+        self._finalizer: Optional[Callable[[], object]] = None
         # Guards the swap of the connection and the final state.
         # Never while held: waiting for the process, I/O on its pipes.
-        # Taken by open() and close().
-        self._lock = threading.Lock()
+        # Taken by open() and close(); again by a signal handler that closes.
+        self._lock = threading.RLock()
         self._closed = False
         enrol(self)
 
     def __repr__(self) -> str:
-        return "StdioTransport(%r)" % clean(" ".join(self.argv), 120)
+        # The arguments may hold what nobody is to read.
+        return "StdioTransport(%s)" % clean(repr(self.argv[0]), 120)
 
     # --- life ---------------------------------------------------------------
 
     def open(self, on_unsolicited: Unsolicited, deadline: Deadline) -> None:
         """Start the server. Opening again replaces a process, dead or alive."""
+        self._end_previous(deadline)
+        self._check_open()
+        unsolicited = weakly(on_unsolicited)
+        notes = _Notes(self.name, unsolicited, self._secrets())
         env = environment(self._env, self._env_vars, self._inherit_env)
         process = Process(self.argv, env, self._cwd, self._inherit_stderr, self.name)
-        unsolicited = weakly(on_unsolicited)
-        notes = _Notes(self.name, unsolicited)
-        connection = PipeConnection(
-            process,
-            PendingExchanges(self.limits.pending_requests, unsolicited, self.name),
-            self.limits,
-            self.name,
-            self._secrets(),
-            notes.stderr_line,
-            notes.junk,
-        )
+        try:
+            connection = PipeConnection(
+                process,
+                PendingExchanges(
+                    self.limits.pending_requests,
+                    unsolicited,
+                    self.name,
+                    self.limits.notifications_queued,
+                ),
+                self.limits,
+                self.name,
+                self._secrets(),
+                notes.stderr_lines,
+                notes.junk,
+            )
+        except BaseException as error:
+            process.discard()
+            if isinstance(error, OSError):
+                raise self._not_started(error) from error
+            raise
+        self._start(connection)
+
+    def _end_previous(self, deadline: Deadline) -> None:
+        """End the process before, which may hold what the next one needs."""
+        before = self._connection
+        if before is not None:
+            before.replace()
+            if not before.join(min(_CLOSE_SECONDS, deadline.wait_seconds())):
+                before.process.kill()
+
+    def _check_open(self) -> None:
+        if self._closed or _lifecycle.exiting:
+            raise ClientClosed("the client is closed", server=self.name)
+
+    def _start(self, connection: PipeConnection) -> None:
+        """Put a connection into service, unless the client was closed meanwhile."""
+        finalizer = weakref.finalize(self, connection.stop)
+        finalizer.atexit = False
         with self._lock:
             closed = self._closed
             if not closed:
-                before, self._connection = self._connection, connection
+                self._connection = connection
                 self.generation += 1
-        enrol(connection)
-        weakref.finalize(self, connection.stop).atexit = False
-        connection.start()
+                before, self._finalizer = self._finalizer, finalizer.detach
+        if not closed and before is not None:
+            # What is gone for good need not be kept for the finalizer's sake.
+            before()
+        try:
+            connection.start()
+        except BaseException as error:
+            self._connection = None
+            if isinstance(error, (OSError, RuntimeError)):
+                # Out of descriptors, or of threads.
+                raise self._not_started(error) from error
+            raise
         if closed:
             connection.stop()
             connection.join(_CLOSE_SECONDS)
-            raise ClientClosed("the client is closed", server=self.name)
-        if before is not None:
-            before.stop()
-            before.join(min(_CLOSE_SECONDS, deadline.wait_seconds()))
+            self._check_open()
+
+    def _not_started(self, error: Exception) -> ServerNotStarted:
+        return ServerNotStarted(
+            "cannot start %s: %s" % (clean(self.argv[0], 200), clean(str(error), 200)),
+            command=self.argv[0],
+            server=self.name,
+        )
 
     def establish(self, profile: Optional[Profile]) -> None:
         connection = self._connection
@@ -144,8 +204,9 @@ class StdioTransport(Transport, Enrolled):
 
     def after_fork_in_child(self) -> None:
         # The connection closes its own copies; the child starts its own server.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._connection = None
+        self._finalizer = None
 
     # --- facts --------------------------------------------------------------
 
@@ -158,7 +219,9 @@ class StdioTransport(Transport, Enrolled):
     def pid(self) -> Optional[int]:
         """The server's process id, while there is one."""
         connection = self._connection
-        return connection.process.pid if connection is not None else None
+        if connection is None or connection.process.has_exited():
+            return None
+        return connection.process.pid
 
     @property
     def stderr_tail(self) -> str:
@@ -169,26 +232,32 @@ class StdioTransport(Transport, Enrolled):
         return connection.stderr.text(self._secrets())
 
     def _secrets(self) -> Tuple[str, ...]:
-        passed = (os.environ.get(name, "") for name in self._env_vars)
-        return (*self._env.values(), *passed)
+        """Return what the server was given and nobody else is to see."""
+        values = [*self._env.values()]
+        values += [os.environ.get(name, "") for name in self._env_vars]
+        # Of a key in many lines, each is printed, and masked, as a line.
+        return tuple(line for value in values for line in (value, *value.split("\n")))
 
     # --- messages -----------------------------------------------------------
 
     def begin(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
         connection = self._open_connection()
         exchange = connection.pending.add(
-            outgoing, lambda notice: _send(connection, notice)
+            outgoing, lambda notice: _tell(connection, notice)
         )
         try:
             frame = _send(connection, outgoing)
         except BaseException:
+            # Interrupted: some of it may have gone out, and the rest will.
+            exchange.cancel("interrupted")
             exchange.close()
             raise
-        exchange.was_sent = frame
+        exchange.was_sent = frame.was_sent
+        exchange.was_written = frame.was_written
         return exchange
 
     def send(self, outgoing: Outgoing, deadline: Deadline) -> None:
-        _send(self._open_connection(), outgoing)
+        self._open_connection().post(outgoing.body + b"\n", deadline)
 
     def _open_connection(self) -> PipeConnection:
         connection = self._connection
@@ -199,32 +268,39 @@ class StdioTransport(Transport, Enrolled):
         raise LocalProtocolError("the transport is not open", server=self.name)
 
 
-def _send(connection: PipeConnection, outgoing: Outgoing) -> Callable[[], bool]:
-    return connection.send(outgoing.body + b"\n").was_sent
+def _send(connection: PipeConnection, outgoing: Outgoing) -> Frame:
+    return connection.send(outgoing.body + b"\n")
+
+
+def _tell(connection: PipeConnection, notice: Outgoing) -> None:
+    _send(connection, notice)
 
 
 class _Notes:
     """What the I/O thread notes: stderr lines, and lines that are no messages."""
 
-    def __init__(self, name: str, unsolicited: Unsolicited) -> None:
+    def __init__(
+        self, name: str, unsolicited: Unsolicited, secrets: Tuple[str, ...]
+    ) -> None:
         self._name = name
         self._unsolicited = unsolicited
+        self._secrets = secrets
         self._logger = logging.getLogger("mcpsync.server.%s" % name)
-        self._junk = 0
 
-    def stderr_line(self, line: str) -> None:
+    def stderr_lines(self, lines: List[bytes]) -> None:
         # Logging may run a host program's code, which is not for the I/O thread.
         if self._logger.isEnabledFor(logging.INFO):
-            self._unsolicited(Note(logging.INFO, clean(line)))
+            for line in lines:
+                text = line.decode("utf-8", "replace").rstrip("\r")
+                shown = clean(text, CLIP, self._secrets)
+                self._unsolicited(Note(logging.INFO, shown))
 
     def junk(self, excerpt: str) -> None:
-        self._junk += 1
-        if self._junk == 1:
-            text = (
-                "server %r prints to its standard output what is no message; such "
-                "lines are skipped. The first: %s" % (self._name, excerpt)
-            )
-            self._unsolicited(Note(logging.WARNING, text))
+        text = (
+            "server %r prints to its standard output what is no message; such lines "
+            "are skipped. The first: %s" % (self._name, excerpt)
+        )
+        self._unsolicited(Note(logging.WARNING, text))
 
 
 def _checked_argv(argv: object) -> Tuple[str, ...]:
@@ -250,6 +326,18 @@ def _checked_argv(argv: object) -> Tuple[str, ...]:
     if not parts[0]:
         raise ConfigError("the server's program must not be empty")
     return tuple(parts)
+
+
+def _checked_names(names: Iterable[str]) -> Tuple[str, ...]:
+    if isinstance(names, (str, bytes)):
+        raise ConfigError("env_vars must be a list of names, not one string")
+    given = tuple(names)
+    for name in given:
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise ConfigError(
+                "env_vars cannot hold the name %s" % clean(repr(name), 80)
+            )
+    return given
 
 
 def _checked_env(env: Optional[Mapping[str, str]]) -> Mapping[str, str]:
