@@ -78,9 +78,7 @@ class Resolver:
         self._real = socket.getaddrinfo
         patch.setattr(socket, "getaddrinfo", self._look_up)
 
-    def _look_up(
-        self, host: Any, port: Any, *args: Any, **kwargs: Any
-    ) -> List[Any]:
+    def _look_up(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> List[Any]:
         if host not in self.names:
             try:
                 return self._real(
