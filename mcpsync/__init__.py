@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ._deadline import NO_TIMEOUT as NO_TIMEOUT
     from ._deadline import Timeout as Timeout
     from .client import Client as Client
-    from .exceptions import *  # noqa: F401,F403
+    from .exceptions import *
     from .hooks import ConnectionRenewed as ConnectionRenewed
     from .hooks import ServerRestarted as ServerRestarted
     from .hooks import ToolCallBegin as ToolCallBegin

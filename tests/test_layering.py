@@ -18,7 +18,7 @@ PACKAGE = Path(mcpsync.__file__ or "").parent
 #: as long as loading does not go in circles. A trailing ``.*`` covers a package with
 #: everything in it. Rows may name modules that are yet to be written.
 ROWS: List[List[List[str]]] = [
-    [["exceptions", "_deadline", "_text", "_version", "_lifecycle"]],
+    [["exceptions", "_deadline", "_text", "_version", "_lifecycle", "_sockets"]],
     [["types", "_wire", "_content"]],
     [["protocol.*"]],
     [["_listings"], ["hooks"]],
@@ -39,8 +39,20 @@ DEMO_USERS = 8
 
 #: The modules that may import a library of somebody else, by the library's name.
 HOMES: Dict[str, List[str]] = {
-    "requests": ["transports.http", "transports._http*", "transports.sse", "auth.*"],
-    "urllib3": ["transports.http", "transports._http*", "transports.sse", "auth.*"],
+    "requests": [
+        "transports.http",
+        "transports._http*",
+        "transports.sse",
+        "auth.*",
+        "_sockets",
+    ],
+    "urllib3": [
+        "transports.http",
+        "transports._http*",
+        "transports.sse",
+        "auth.*",
+        "_sockets",
+    ],
     "sseclient": ["transports._eventstream"],
     "requests_oauthlib": ["auth.session", "auth.login", "auth.grants"],
     "oauthlib": ["auth.session", "auth.login", "auth.grants"],

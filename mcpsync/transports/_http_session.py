@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Dict, Optional
 import requests
 
 from .._deadline import Deadline, Timeout
+from .._sockets import Abort
 from .._text import clean
 from ..exceptions import (
     ConnectionLost,
@@ -23,7 +24,6 @@ from ..exceptions import (
 )
 from ._eventstream import Event, chunks, events
 from ._http_exchange import StreamPosition
-from ._http_sockets import Abort
 from ._http_wire import is_event_stream, may_pass
 from .base import Note, Profile
 

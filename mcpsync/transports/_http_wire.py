@@ -1,4 +1,4 @@
-"""One HTTP request to an MCP endpoint, and what its status means.
+"""One HTTP request to an MCP endpoint: its credentials, its secrets, its connection.
 
 The only place where ``requests`` sends anything for a transport; its exceptions end
 here and become ours.
@@ -6,12 +6,9 @@ here and become ours.
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import os
 import re
-import socket
-import time
 import urllib.parse
 from contextlib import contextmanager
 from typing import (
@@ -33,28 +30,20 @@ import requests.utils
 import urllib3.exceptions
 
 from .._deadline import Deadline, watchdog
+from .._sockets import Abort, AbortableAdapter, Sockets, make_abortable
 from .._text import clean, mask
 from .._version import __version__
-from ..exceptions import (
-    AuthorizationError,
-    ClientClosed,
-    ConfigError,
-    ConnectFailed,
-    ConnectionLost,
-    HTTPStatusError,
-    InsufficientScope,
-    InvalidArguments,
-    InvalidMessage,
-    LoginRequired,
-    MCPError,
-    Redirected,
-    RequestCancelled,
-    RequestTimeout,
-    TLSError,
-)
+from ..exceptions import ClientClosed, ConfigError, InvalidArguments, MCPError
 from ..protocol.jsonrpc import Message, Response, decode, parse
 from ._eventstream import chunks
-from ._http_sockets import Abort, AbortableAdapter, Sockets, make_abortable
+from ._http_errors import (
+    FOREIGN,
+    Failures,
+    bare_url,
+    is_event_stream,
+    is_json,
+    may_pass,
+)
 from .base import Authorizer
 
 __all__ = ["HTTPWire", "bare_url", "is_event_stream", "is_json", "may_pass"]
@@ -67,8 +56,6 @@ _EXCERPT_SECONDS = 5.0
 
 #: Times that one request's credentials are repaired.
 _REPAIRS = 3
-
-_SCOPE = re.compile(r'error\s*=\s*"?insufficient_scope')
 
 #: Headers that carry credentials which are made for each request.
 _CREDENTIALS = ("Authorization", "DPoP", "Cookie")
@@ -111,6 +98,7 @@ class HTTPWire:
         self._epoch = self.sockets.epoch
         # Replaced, never changed: any thread may read it.
         self._secrets: Tuple[str, ...] = _secrets_in(url, headers)
+        self._failures = Failures(name, url, authorizer is not None, self.shown)
 
     # --- life ---------------------------------------------------------------
 
@@ -370,60 +358,7 @@ class HTTPWire:
 
     def refusal(self, response: requests.Response, body: bytes) -> MCPError:
         """Return the exception for a response that is no answer."""
-        status = response.status_code
-        excerpt = self.shown(body.decode("utf-8", "replace").strip(), 200)
-        if 300 <= status < 400:
-            return self._redirected(response)
-        if status == 401:
-            return self._unauthorized(response)
-        challenge = response.headers.get("WWW-Authenticate", "")
-        if status == 403 and _SCOPE.search(challenge):
-            return InsufficientScope(
-                "the server wants more than the credentials allow", server=self.name
-            )
-        if 200 <= status < 300:
-            kind = clean(_media_type(response), 80) if body else "an empty body"
-            what = "the server answered with HTTP status %d and %s" % (
-                status,
-                "%s instead of JSON or an event stream" % (kind or "an unnamed type"),
-            )
-        else:
-            what = "the server answered with HTTP status %d" % status
-        if excerpt:
-            what += ": %s" % excerpt
-        return HTTPStatusError(
-            what,
-            status=status,
-            body_excerpt=excerpt,
-            retry_after=_retry_after(response),
-            server=self.name,
-        )
-
-    def _redirected(self, response: requests.Response) -> Redirected:
-        location = response.headers.get("Location", "")
-        try:
-            target = bare_url(urllib.parse.urljoin(response.url or self.url, location))
-            target = mask(target, self._secrets)
-        except ValueError:
-            target = "an invalid URL"
-        return Redirected(
-            "the server redirects %s to %s; if that is right, connect to it directly"
-            % (bare_url(self.url), target),
-            urls=(bare_url(self.url), target),
-            server=self.name,
-        )
-
-    def _unauthorized(self, response: requests.Response) -> AuthorizationError:
-        if self._authorizer is not None:
-            return AuthorizationError(
-                "the server did not accept the credentials that it was given",
-                server=self.name,
-            )
-        return LoginRequired(
-            "the server wants a login; give auth= a token",
-            server_url=bare_url(self.url),
-            server=self.name,
-        )
+        return self._failures.refusal(response, body)
 
     @contextmanager
     def mapped(self, abort: Abort) -> Iterator[None]:
@@ -443,94 +378,13 @@ class HTTPWire:
             # The last two: libraries trip over a socket that was shut down.
             if abort.reason is not None:
                 raise self.aborted(abort) from error
-            if not isinstance(error, (*_FOREIGN, UnicodeError)):
+            if not isinstance(error, (*FOREIGN, UnicodeError)):
                 raise
-            raise self._translated(error, abort) from error
+            raise self._failures.of_library(error, abort) from error
 
     def aborted(self, abort: Abort) -> MCPError:
         """Return the exception for a request that was aborted from outside."""
-        if abort.reason == "deadline":
-            return abort.deadline.error(self.name, None)
-        if abort.reason == "closed":
-            return ClientClosed("the client was closed", server=self.name)
-        if abort.reason == "cancelled":
-            return RequestCancelled("the call was cancelled", server=self.name)
-        return ConnectionLost(
-            abort.reason or "the request was ended", sent=True, server=self.name
-        )
-
-    def _translated(self, error: Exception, abort: Abort) -> MCPError:
-        name, where = self.name, bare_url(self.url)
-        causes = tuple(_causes(error))
-        why = self.shown(causes[-1], 200) or type(causes[-1]).__name__
-        if _any(causes, requests.exceptions.SSLError, urllib3.exceptions.SSLError):
-            return TLSError(
-                "no trustworthy TLS connection to %s: %s" % (where, why), server=name
-            )
-        if _is_timeout(causes):
-            return self._too_slow(abort)
-        # To urllib3 1.26 whatever goes wrong behind a proxy is the proxy's fault.
-        if not abort.connected and _any(causes, *_UNREACHABLE):
-            proxy = _any(causes, requests.exceptions.ProxyError)
-            return ConnectFailed(
-                "cannot connect to %s%s: %s%s"
-                % (
-                    where,
-                    " through the proxy" if proxy else "",
-                    why,
-                    "" if proxy else "; is the server running?",
-                ),
-                server=name,
-            )
-        if _any(causes, *_UNSENDABLE):
-            return ConfigError("cannot send to %s: %s" % (where, why), server=name)
-        if _is_gibberish(causes):
-            return InvalidMessage(
-                "what came from %s is not HTTP: %s" % (where, why), server=name
-            )
-        return ConnectionLost(
-            "the connection to %s broke before the answer came: %s" % (where, why),
-            sent=None if abort.connected else False,
-            server=name,
-        )
-
-    def _too_slow(self, abort: Abort) -> MCPError:
-        """Return the exception for a wait on the socket that took too long."""
-        deadline = abort.deadline
-        if abort.connected or deadline.expired:
-            return deadline.error(self.name, None)
-        seconds = deadline.timeout.connect
-        limit = "" if seconds is None else " within %g s" % seconds
-        return RequestTimeout(
-            "no connection to %s%s" % (bare_url(self.url), limit),
-            kind="connect",
-            seconds=seconds,
-            server=self.name,
-            elapsed=deadline.elapsed,
-        )
-
-
-#: What the libraries raise on purpose.
-_FOREIGN = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    OSError,
-)
-
-_UNREACHABLE = (
-    urllib3.exceptions.NewConnectionError,
-    requests.exceptions.ProxyError,
-    urllib3.exceptions.ProxyError,
-)
-
-_UNSENDABLE = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.MissingSchema,
-    urllib3.exceptions.LocationParseError,
-    UnicodeError,
-)
+        return self._failures.aborted(abort)
 
 
 def _limits(deadline: Deadline) -> Tuple[Optional[float], Optional[float]]:
@@ -566,60 +420,7 @@ def _after_hooks(
     return response
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what is wrapped inside it, outermost first."""
-    seen = 0
-    current: Optional[BaseException] = error
-    while current is not None and seen < 10:
-        yield current
-        seen += 1
-        inner = getattr(current, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next(
-                (part for part in current.args if isinstance(part, BaseException)),
-                current.__cause__,
-            )
-        current = inner
-
-
-def _any(causes: Tuple[BaseException, ...], *kinds: Type[BaseException]) -> bool:
-    return any(isinstance(cause, kinds) for cause in causes)
-
-
-def _is_timeout(causes: Tuple[BaseException, ...]) -> bool:
-    # To urllib3 1.26 every connection that could not be made is one that timed out.
-    return any(
-        isinstance(cause, (urllib3.exceptions.TimeoutError, socket.timeout))
-        and not isinstance(cause, urllib3.exceptions.NewConnectionError)
-        for cause in causes
-    )
-
-
-def _is_gibberish(causes: Tuple[BaseException, ...]) -> bool:
-    return any(
-        isinstance(cause, (http.client.HTTPException, urllib3.exceptions.InvalidHeader))
-        and not isinstance(
-            cause, (http.client.RemoteDisconnected, http.client.IncompleteRead)
-        )
-        for cause in causes
-    )
-
-
 # --- small things -----------------------------------------------------------------
-
-
-def bare_url(url: str) -> str:
-    """Return a URL without user, query and fragment, for messages."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname or ""
-        if ":" in host:
-            host = "[%s]" % host
-        if parts.port is not None:
-            host += ":%d" % parts.port
-    except ValueError:
-        return "an invalid URL"
-    return clean(urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", "")), 200)
 
 
 def same_origin(one: str, other: Optional[str]) -> bool:
@@ -634,36 +435,6 @@ def _origin(url: str) -> Tuple[str, Optional[str], Optional[int]]:
     parts = urllib.parse.urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port
-
-
-def may_pass(status: int) -> bool:
-    """Return whether a refusal with this status is one that may pass by itself."""
-    return status in (408, 429, 500, 502, 503, 504)
-
-
-def _media_type(response: requests.Response) -> str:
-    kind = response.headers.get("Content-Type", "")
-    return kind.partition(";")[0].strip().lower()
-
-
-def is_json(response: requests.Response) -> bool:
-    return _media_type(response) == "application/json"
-
-
-def is_event_stream(response: requests.Response) -> bool:
-    return _media_type(response) == "text/event-stream"
-
-
-def _retry_after(response: requests.Response) -> Optional[float]:
-    """Return the seconds of ``Retry-After``, which may also be a date."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdigit() and len(value) < 10:
-        return float(value)
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-        return max(0.0, moment.timestamp() - time.time())
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
 
 
 def _verify_setting(verify: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 
 from .._deadline import Deadline
 from .._lifecycle import Enrolled, enrol
+from .._sockets import Abort
 from .._text import clean
 from ..exceptions import (
     ClientClosed,
@@ -29,7 +30,6 @@ from ..protocol.jsonrpc import InvalidAnswer, Outgoing
 from ._eventstream import Event, chunks, events
 from ._framing import answered_id
 from ._http_session import FOR_EVER
-from ._http_sockets import Abort
 from ._http_wire import Configure, HTTPWire, bare_url, is_event_stream, same_origin
 from ._pending import PendingExchanges
 from ._weak import weakly

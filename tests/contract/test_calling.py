@@ -81,7 +81,7 @@ def test_what_has_been_listed_is_validated(client: mcpsync.Client) -> None:
     assert client.call_tool("fail", {"message": "x"}).is_error
 
 
-def test_progress_on_the_calling_thread(client: mcpsync.Client) -> None:
+def test_progress_on_the_calling_thread(cell: Cell) -> None:
     seen: List[Tuple[float, Optional[float], Optional[str]]] = []
     threads = set()
 
@@ -91,8 +91,10 @@ def test_progress_on_the_calling_thread(client: mcpsync.Client) -> None:
         seen.append((progress, total, message))
         threads.add(threading.get_ident())
 
-    arguments = {"to": 3, "delay": 0.06}
-    result = client.call_tool("count", arguments, on_progress=on_progress)
+    # By default those that come too fast are left out.
+    with cell.connect(limits=mcpsync.Limits(progress_per_second=1e9)) as client:
+        arguments = {"to": 3, "delay": 0.0}
+        result = client.call_tool("count", arguments, on_progress=on_progress)
     assert result.data == {"counted": 3}
     assert seen == [(step, 3, "%d of 3" % step) for step in (1, 2, 3)]
     assert threads == {threading.get_ident()}

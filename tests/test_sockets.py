@@ -13,7 +13,9 @@ import pytest
 import requests.adapters
 import urllib3
 
+from mcpsync import _sockets
 from mcpsync._deadline import Deadline, Timeout, Watchdog
+from mcpsync._sockets import Abort, Sockets
 from mcpsync.exceptions import (
     ClientClosed,
     ConfigError,
@@ -22,14 +24,13 @@ from mcpsync.exceptions import (
     InvalidMessage,
     RequestTimeout,
 )
-from mcpsync.transports import _http_exchange, _http_sockets
-from mcpsync.transports._http_sockets import Abort, Sockets
+from mcpsync.transports import _http_exchange
 from mcpsync.transports.http import StreamableHTTPTransport
 
-from ..fakes import bounded
-from ..fakes.hostile import hostile, respond
-from ..fakes.leaks import no_leaks
-from .calling import (
+from .fakes import bounded
+from .fakes.hostile import hostile, respond
+from .fakes.leaks import no_leaks
+from .transports.calling import (
     answer,
     ask,
     begin_on_thread,
@@ -508,13 +509,13 @@ def test_the_deadline_holds_for_an_adapter_that_was_brought_along() -> None:
 
 def test_classes_of_pools_are_made_once() -> None:
     manager = urllib3.PoolManager()
-    _http_sockets.make_abortable(manager)
+    _sockets.make_abortable(manager)
     classes = dict(manager.pool_classes_by_scheme)
-    _http_sockets.make_abortable(manager)
+    _sockets.make_abortable(manager)
     assert manager.pool_classes_by_scheme == classes
     other = urllib3.PoolManager()
     assert other.pool_classes_by_scheme != classes
-    _http_sockets.make_abortable(other)
+    _sockets.make_abortable(other)
     assert other.pool_classes_by_scheme == classes
 
 

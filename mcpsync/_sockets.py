@@ -22,7 +22,7 @@ import urllib3.connection
 import urllib3.exceptions
 import urllib3.util.connection
 
-from .._deadline import Deadline
+from ._deadline import Deadline
 
 __all__ = ["Abort", "AbortableAdapter", "Sockets", "linger_free_close"]
 
