@@ -168,7 +168,7 @@ class Dispatcher:
 
     def close(self) -> None:
         self._closed = True
-        self._notifications.clear()
+        # What was to be logged still is: it may say why the client was closed.
         self._askers.clear()
         self.questions.cancel_all()
 
@@ -235,7 +235,11 @@ class Dispatcher:
         if self._era is None:
             self._early.append(message)
             return
-        self._later(lambda: self.notify(message))
+        self._later(lambda: self._notify_later(message))
+
+    def _notify_later(self, message: Notification) -> None:
+        if not self._closed:
+            self.notify(message)
 
     def _later(self, job: Callable[[], None]) -> None:
         limit = self._limits.notifications_queued

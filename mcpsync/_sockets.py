@@ -248,6 +248,17 @@ class Abort:
         """Whether all connections were ended since this request began."""
         return self._epoch is not self.sockets.epoch
 
+    def close(self) -> None:
+        """Close the socket unless it was given back: its request is over."""
+        sock = self._socket
+        self.release()
+        if sock is None or sock.fileno() < 0:
+            return
+        _shut_down(sock)
+        # Not its own close(): that waits for the last file made of it, which an
+        # interrupt may have lost.
+        os.close(sock.detach())
+
     def wait(self, event: threading.Event, seconds: Optional[float]) -> None:
         """Wait for an event, which :meth:`abort` sets as well."""
         with self.sockets.lock:
@@ -288,6 +299,9 @@ class _Response(http.client.HTTPResponse):
     """A response whose head is bounded as a whole."""
 
     _statuses = 0
+
+    # An interrupt may come before there is one.
+    fp: Any = None
 
     def _read_status(self) -> Tuple[str, int, str]:
         while True:
@@ -444,9 +458,15 @@ class _Pooling:
     """Added to a connection pool: what it takes back is nobody's before."""
 
     def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.let_go()
-        getattr(super(), "_put_conn")(conn)
+        try:
+            if conn is not None:
+                conn.let_go()
+            getattr(super(), "_put_conn")(conn)
+        except BaseException:
+            # An interrupt: now nobody has it.
+            if conn is not None:
+                conn.close()
+            raise
 
 
 @functools.lru_cache(maxsize=None)

@@ -37,6 +37,9 @@ from .fakes.stdio_server import (
 
 ROOT = str(Path(os.path.abspath(mcpsync.__file__ or "")).parents[1])
 
+#: Where the tests are, which is elsewhere when the package is an installed one.
+TESTS = str(Path(__file__).resolve().parents[1])
+
 LEGACY_VERSION = "2025-06-18"
 
 
@@ -647,7 +650,8 @@ class Ran:
     """How a script ended, and which servers it started."""
 
     def __init__(self, *parts: str) -> None:
-        source = "".join(map(textwrap.dedent, (PRELUDE, *parts)))
+        source = "import sys; sys.path.append(%r)\n" % TESTS
+        source += "".join(map(textwrap.dedent, (PRELUDE, *parts)))
         argv = [sys.executable, "-X", "dev", "-W", "error", "-c", source]
         argv[5:5] = ["-W", "ignore:This process:DeprecationWarning"]
         started = time.monotonic()

@@ -182,8 +182,8 @@ def test_a_handler_on_its_own_thread_calls_the_client() -> None:
 
 @pytest.mark.parametrize("by", ["server", "close"])
 def test_a_question_is_called_off(by: str) -> None:
-    inside, seen = threading.Event(), []  # type: threading.Event, List[bool]
-    over = threading.Event()
+    inside, over = threading.Event(), threading.Event()
+    seen: List[bool] = []
 
     def handler(request: ElicitRequest) -> None:
         inside.set()

@@ -72,7 +72,12 @@ class _Manifest(NamedTuple):
         return write_value({_KEY: list(self)})
 
     def part(self, account: str, number: int) -> str:
-        return "%s#%s%d" % (account, self.generation, number)
+        return _part(account, self.generation, number)
+
+
+def _part(account: str, generation: str, number: int) -> str:
+    """Return the account of a part."""
+    return "%s#%s%d" % (account, generation, number)
 
 
 class Chunks:
@@ -122,22 +127,47 @@ class Chunks:
             Damaged: the drawer does not keep what is put into it.
         """
         before = _Manifest.of(self._drawer.get(account))
+        after = None
         if self._above is None or len(value) <= self._above:
             self._put(account, value)
         else:
             generation = "b" if before and before.generation == "a" else "a"
-            self._set_parts(account, value, generation)
-        if before is not None:
-            self._delete_parts(account, before, 0)
+            after = self._put_parts(account, value, generation)
+        self._clean(account, before, after)
 
-    def _set_parts(self, account: str, value: str, generation: str) -> None:
+    def _put_parts(self, account: str, value: str, generation: str) -> _Manifest:
         parts = [value[at : at + PART] for at in range(0, len(value), PART)]
         manifest = _Manifest(len(parts), _digest(value), generation)
         for number, part in enumerate(parts):
             self._drawer.set(manifest.part(account, number), part)
         self._put(account, manifest.text())
-        # Of a longer value whose writer was killed before its manifest.
-        self._delete_parts(account, manifest, manifest.parts)
+        return manifest
+
+    def _clean(
+        self, account: str, before: Optional[_Manifest], after: Optional[_Manifest]
+    ) -> None:
+        """Remove all parts but those of the new manifest.
+
+        There may be some that no manifest speaks of: of writers that were killed.
+        """
+        if self._above is None and before is None:
+            return
+        for generation in "ab":
+            first = 0
+            if after is not None and after.generation == generation:
+                first = after.parts
+            self._delete_parts(account, generation, first)
+
+    def _delete_parts(self, account: str, generation: str, first: int) -> None:
+        """Remove parts from a number on, the last ones first.
+
+        So none is cut off from those before it, and never found, when this is killed.
+        """
+        end = first
+        while self._drawer.get(_part(account, generation, end)) is not None:
+            end += 1
+        for number in reversed(range(first, end)):
+            self._drawer.delete(_part(account, generation, number))
 
     def _put(self, account: str, value: str) -> None:
         """Write an entry, and see that it is the one that is read from now on.
@@ -161,15 +191,8 @@ class Chunks:
         deleted = 0
         while deleted < _COPIES and self._drawer.delete(account):
             deleted += 1
-        if before is not None:
-            self._delete_parts(account, before, 0)
+        self._clean(account, before, None)
         return deleted > 0
-
-    def _delete_parts(self, account: str, manifest: _Manifest, first: int) -> None:
-        """Remove the parts from a number on, as far as there are any."""
-        for number in range(first, _MOST_PARTS):
-            if not self._drawer.delete(manifest.part(account, number)):
-                return
 
 
 def _digest(text: str) -> str:

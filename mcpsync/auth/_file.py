@@ -76,15 +76,10 @@ class Descriptor(Enrolled):
 
     @property
     def number(self) -> int:
-        """The descriptor; an error once it is closed."""
+        """The descriptor; an error once it is closed, or in a forked child."""
         if self._number is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._number
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is closed, or belongs to the process that this one forked from."""
-        return self._number is None
 
     def close(self) -> None:
         """Close it. Idempotent."""

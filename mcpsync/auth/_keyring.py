@@ -171,12 +171,12 @@ class Worker(Enrolled):
             KeyringUnavailable: it took too long, or the worker is switched off.
         """
         job = _Job(operation, limit)
-        with self._changed:
-            self._check()
-            self._queue.append(job)
-            if self._thread is None:
-                self._start()
         try:
+            with self._changed:
+                self._check()
+                self._queue.append(job)
+                if self._thread is None:
+                    self._start()
             self._wait(job)
         finally:
             self._withdraw(job)
@@ -194,7 +194,6 @@ class Worker(Enrolled):
         try:
             thread.start()
         except RuntimeError as error:
-            self._queue.clear()
             raise _unavailable("no thread can be started: %s" % error) from error
         self._thread = thread
 

@@ -116,9 +116,9 @@ class FileLock:
         taken, self._taken = self._taken, False
         if opened is None:
             return
-        if taken and not opened.closed:
-            # A child that was forked meanwhile may not have closed its copy yet;
-            # closing ours alone would leave the lock to that.
+        if taken:
+            # A child that is being forked has not closed its copy yet; closing ours
+            # alone would leave the lock to that. In the child there is nothing to give.
             with suppress(OSError):
                 _give_back(opened.number)
         opened.close()

@@ -31,7 +31,7 @@ _NOTHING = memoryview(b"")
 
 
 class Frame:
-    """One line on its way to the server."""
+    """One line on its way to the server, its end included."""
 
     __slots__ = ("data", "size", "counts")
 
@@ -79,12 +79,23 @@ class Outbox:
     def flush(self) -> None:
         """Write what the pipe takes now. Requires holding lock."""
         try:
-            while self.frames and not self.broken and self.descriptor >= 0:
-                self._write(self.frames[0])
+            while not self.broken and self.descriptor >= 0:
+                frame = self._first()
+                if frame is None:
+                    return
+                self._write(frame)
         except BlockingIOError:
             return
         except OSError:
             self.broken = True
+
+    def _first(self) -> Optional[Frame]:
+        """Return the first frame. Requires holding lock."""
+        try:
+            # Not asked whether there is one: a flush that comes between may leave none.
+            return self.frames[0]
+        except IndexError:
+            return None
 
     def _write(self, frame: Frame) -> None:
         """Write more of the first frame. Requires holding lock."""
@@ -117,10 +128,8 @@ class Outbox:
         """Return what changes when the pipe takes a byte; ``None``: it has all."""
         # Under the lock, so as not to see what a sender is about to write himself.
         with self.lock:
-            if not self.frames:
-                return None
-            frame = self.frames[0]
-            return frame, sum(frame.counts)
+            frame = self._first()
+            return None if frame is None else (frame, sum(frame.counts))
 
     def close(self) -> None:
         """Write nothing any more."""
@@ -147,7 +156,7 @@ class Outbox:
         return len(self.frames) > 256 or self._size() > self._limit
 
     def _size(self) -> int:
-        return sum(frame.size for frame in self.frames)
+        return sum(frame.size for frame in list(self.frames))
 
     def wait_for_room(self, seconds: float) -> bool:
         """Return whether there was room in time. Requires holding lock."""

@@ -412,18 +412,23 @@ class HTTPExchange(Exchange):
         self._abort.abort("closed")
 
     def close(self) -> None:
-        self._transport.forget(self)
-        if not self._answered:
-            # Leaving a stream open that nobody reads would hold its connection.
-            self._abort.abort("left")
-        self._let_go()
-        self._failure = None
+        try:
+            self._transport.forget(self)
+            if not self._answered:
+                # Leaving a stream open that nobody reads would hold its connection.
+                self._abort.abort("left")
+        finally:
+            self._let_go()
+            self._failure = None
 
     def leftovers(self) -> List[Message]:
         return [message for message in self._inbox if isinstance(message, Request)]
 
     def _let_go(self) -> None:
         response, self._response = self._response, None
-        self._abort.release()
-        if response is not None:
-            response.close()
+        try:
+            if response is not None:
+                response.close()
+        finally:
+            # An interrupt may have kept the response from getting here.
+            self._abort.close()

@@ -172,7 +172,7 @@ class HTTPWire:
                 yield abort
         finally:
             self._under_way.pop(abort, None)
-            abort.release()
+            abort.close()
 
     def shut(self) -> None:
         """End every request that is :meth:`guarded`, because the client is closed."""

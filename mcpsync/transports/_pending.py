@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from typing import Callable, Deque, Dict, List, Optional
+from typing import Callable, Deque, Dict, List, Optional, Protocol
 
 from .._deadline import Deadline
 from ..exceptions import (
@@ -30,6 +30,16 @@ Failure = Callable[[Optional[bool]], MCPError]
 
 #: Notifications that one exchange holds for an owner who is busy elsewhere.
 _QUEUED = 1024
+
+
+class Sending(Protocol):
+    """A request on its way."""
+
+    def was_sent(self) -> Optional[bool]:
+        """Return whether the server may have seen any of it."""
+
+    def was_written(self) -> bool:
+        """Return whether all of it is on its way."""
 
 
 class QueuedExchange(Exchange):
@@ -203,10 +213,16 @@ class PendingExchanges:
         self._server = server
 
     def add(
-        self, outgoing: Outgoing, tell_server: Callable[[Outgoing], None]
+        self,
+        outgoing: Outgoing,
+        tell_server: Callable[[Outgoing], None],
+        sending: Optional[Sending] = None,
     ) -> QueuedExchange:
         """Enter a request before it is sent."""
         exchange = QueuedExchange(self, outgoing, tell_server)
+        if sending is not None:
+            exchange.was_sent = sending.was_sent
+            exchange.was_written = sending.was_written
         with self.lock:
             failure = self._failure
             if failure is None and len(self._by_id) < self._limit:

@@ -160,10 +160,9 @@ class PipeConnection(Enrolled):
 
     # --- any thread ---------------------------------------------------------
 
-    def send(self, line: bytes) -> Frame:
+    def send(self, frame: Frame) -> None:
         """Queue one line; write what the pipe takes now."""
         outbox = self._outbox
-        frame = Frame(line)
         with outbox.lock:
             try:
                 outbox.put(frame)
@@ -172,9 +171,8 @@ class PipeConnection(Enrolled):
                 # The rest is for the I/O thread, even if this one is interrupted.
                 if outbox.frames:
                     self.wake()
-        return frame
 
-    def post(self, line: bytes, deadline: Deadline) -> None:
+    def post(self, frame: Frame, deadline: Deadline) -> None:
         """Send a line that nobody waits for, unless there are too many of them.
 
         A server that asks and does not read would have us hold all the answers.
@@ -190,7 +188,7 @@ class PipeConnection(Enrolled):
                     raise ServerBusy(
                         "the server does not read its input", server=self._name
                     )
-        self.send(line)
+        self.send(frame)
 
     def wake(self) -> None:
         """Make the I/O thread look around. Takes no lock, never blocks."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import urllib.parse
+import weakref
 from typing import Any, Dict, Mapping, Optional, Union
 
 from .._deadline import Deadline, watchdog
@@ -116,7 +117,9 @@ class StreamableHTTPTransport(Transport, Enrolled):
         # Taken by calls that begin or end, by the listener and by close().
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._exchanges: Dict[int, HTTPExchange] = {}
+        # Weak, because an interrupt may come before somebody can take one out.
+        self._exchanges: "weakref.WeakValueDictionary[int, HTTPExchange]"
+        self._exchanges = weakref.WeakValueDictionary()
 
     def __repr__(self) -> str:
         return "%s(%r)" % (type(self).__name__, bare_url(self.url))

@@ -242,22 +242,21 @@ class StdioTransport(Transport, Enrolled):
 
     def begin(self, outgoing: Outgoing, deadline: Deadline) -> Exchange:
         connection = self._open_connection()
+        frame = _frame(outgoing)
         exchange = connection.pending.add(
-            outgoing, lambda notice: _tell(connection, notice)
+            outgoing, lambda notice: connection.send(_frame(notice)), frame
         )
         try:
-            frame = _send(connection, outgoing)
+            connection.send(frame)
         except BaseException:
             # Interrupted: some of it may have gone out, and the rest will.
             exchange.cancel("interrupted")
             exchange.close()
             raise
-        exchange.was_sent = frame.was_sent
-        exchange.was_written = frame.was_written
         return exchange
 
     def send(self, outgoing: Outgoing, deadline: Deadline) -> None:
-        self._open_connection().post(outgoing.body + b"\n", deadline)
+        self._open_connection().post(_frame(outgoing), deadline)
 
     def _open_connection(self) -> PipeConnection:
         connection = self._connection
@@ -268,12 +267,8 @@ class StdioTransport(Transport, Enrolled):
         raise LocalProtocolError("the transport is not open", server=self.name)
 
 
-def _send(connection: PipeConnection, outgoing: Outgoing) -> Frame:
-    return connection.send(outgoing.body + b"\n")
-
-
-def _tell(connection: PipeConnection, notice: Outgoing) -> None:
-    _send(connection, notice)
+def _frame(outgoing: Outgoing) -> Frame:
+    return Frame(outgoing.body + b"\n")
 
 
 class _Notes:

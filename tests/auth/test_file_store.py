@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -101,6 +102,12 @@ def test_accounts_are_named_as_codex_names_them(
     name: str, url: str, account: str
 ) -> None:
     assert account_key(name, url) == account
+
+
+def test_urls_are_hashed_as_they_are() -> None:
+    payload = '{"type":"http","url":"https://é\\n\\u0001\\"/","headers":{}}'.encode()
+    digest = hashlib.sha256(payload).hexdigest()[:16]
+    assert account_key("é", 'https://é\n\x01"/') == "é|" + digest
 
 
 def test_another_spelling_of_a_url_is_another_account() -> None:

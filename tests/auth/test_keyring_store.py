@@ -566,7 +566,7 @@ def test_an_operation_that_was_given_up_asks_for_nothing_more(
 
 
 def test_who_waits_behind_one_that_hangs_waits_no_longer_than_that(
-    hanging: HangingKeyring, tmp_path: Path
+    hanging: HangingKeyring, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = store_with(hanging, tmp_path, timeout=0.3)
     outcomes: List[str] = []
@@ -583,6 +583,7 @@ def test_who_waits_behind_one_that_hangs_waits_no_longer_than_that(
     for thread in threads:
         thread.join(10)
     assert sorted(outcomes) == ["not begun"] * 4 + ["uncertain"]
+    assert len(warnings_in(caplog)) == 1
     assert len(hanging.asked) == 1
 
 
@@ -662,6 +663,8 @@ def test_what_has_not_begun_is_taken_back_with_its_waiter() -> None:
     wait = worker._changed.wait
 
     def interrupt(timeout: Optional[float] = None) -> bool:
+        if threading.current_thread() is thread:
+            return wait(timeout)
         raise KeyboardInterrupt
 
     worker._changed.wait = interrupt
@@ -672,6 +675,19 @@ def test_what_has_not_begun_is_taken_back_with_its_waiter() -> None:
     thread.join(10)
     worker.run(lambda: done.append("third"), 30.0)
     assert done == ["first", "third"]
+
+
+def test_the_first_reason_is_the_one_that_counts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = Worker()
+    worker.switch_off("the first")
+    worker.switch_off("the second")
+    assert worker.off == "the first"
+    (warning,) = warnings_in(caplog)
+    assert "the first" in warning
+    with pytest.raises(KeyringUnavailable, match="the first"):
+        worker.run(lambda: None, 1.0)
 
 
 def test_no_new_thread_is_an_error(
@@ -704,10 +720,12 @@ def test_a_forked_child_has_a_worker_of_its_own(tmp_path: Path) -> None:
         thread = threading.Thread(target=store.load, args=("a", "b"))
         thread.start()
         asked.wait(30)
-        # While the parent's worker is at it, and its locks may be taken.
-        child = os.fork()
-        if not child:
-            os._exit(0 if store.load("a", "b") is None else 1)
+        # While the parent's worker is at it, and somebody has its lock.
+        lock = store._vault._worker._lock
+        with lock:
+            child = os.fork()
+            if not child:
+                os._exit(0 if store.load("a", "b") is None else 1)
         assert os.waitpid(child, 0)[1] == 0
         go_on.set()
         thread.join()
@@ -831,10 +849,14 @@ def test_a_killed_writer_leaves_the_old_value_or_the_new_one(
             finished = True
         drawer.lives = None
         assert chunks.get("a") in (old, new)
-        # The next one cleans up, whatever was left.
-        chunks.set("a", old)
-        chunks.set("a", new)
-        assert chunks.get("a") == new
+        left = dict(drawer.entries)
+        # Whatever was left is gone after the next change.
+        for value in (old, new):
+            chunks.set("a", value)
+            assert chunks.get("a") == value
+            parts = -(-len(value) // PART) if len(value) > 1200 else 0
+            assert len(drawer.entries) == 1 + parts
+            drawer.entries = dict(left)
         assert chunks.delete("a") and drawer.entries == {}
         if finished:
             assert lives > 0

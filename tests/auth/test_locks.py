@@ -248,6 +248,20 @@ def test_leaving_the_block_in_a_child_leaves_the_parents_lock(path: str) -> None
     run_script(script, path)
 
 
+def test_a_copy_that_nobody_has_closed_yet_does_not_keep_it(path: str) -> None:
+    lock = _lock.FileLock(path)
+    lock.acquire(0)
+    assert lock._opened is not None
+    # What a child has in the moment between the fork and its first step.
+    copy = os.dup(lock._opened.number)
+    try:
+        assert not is_free(path)
+        lock.release()
+        assert is_free(path)
+    finally:
+        os.close(copy)
+
+
 # --- the file -----------------------------------------------------------------------
 
 

@@ -136,10 +136,10 @@ def test_the_total_clock(client: mcpsync.Client) -> None:
 
 def test_the_idle_clock(client: mcpsync.Client) -> None:
     # All steps take longer than the limit, but no two are that far apart.
-    timeout = mcpsync.Timeout(idle=0.35, total=20)
-    arguments = {"to": 6, "delay": 0.07}
+    timeout = mcpsync.Timeout(idle=0.6, total=20)
+    arguments = {"to": 8, "delay": 0.1}
     result = client.call_tool("count", arguments, timeout=timeout)
-    assert result.data == {"counted": 6}
+    assert result.data == {"counted": 8}
 
     timeout = mcpsync.Timeout(idle=0.15, total=20)
     with pytest.raises(mcpsync.RequestTimeout) as caught:

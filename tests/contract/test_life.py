@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Callable, List
 
 import pytest
 
@@ -173,18 +173,39 @@ def test_clients_close_in_any_order(cell: Cell) -> None:
         second.close()
 
 
+def in_a_running_loop(function: Callable[[], Any]) -> Any:
+    """Return what a function returns that is called by an event loop."""
+    outcome: List[Any] = []
+    loop = asyncio.new_event_loop()
+
+    def step() -> None:
+        try:
+            assert asyncio.get_running_loop() is loop
+            outcome.append(function())
+        finally:
+            loop.stop()
+
+    try:
+        loop.call_soon(step)
+        loop.run_forever()
+    finally:
+        loop.close()
+    (result,) = outcome
+    return result
+
+
 def test_under_a_running_event_loop(cell: Cell) -> None:
-    async def main() -> Any:
+    def main() -> Any:
         with cell.connect(on_elicitation=lambda request: {}) as client:
             assert client.call_tool("ask", {"question": "Well?"}).data
             return client.call_tool("add", {"a": 1, "b": 2}).data
 
-    assert asyncio.run(main()) == {"sum": 3}
+    assert in_a_running_loop(main) == {"sum": 3}
 
 
 def test_in_a_thread_with_a_running_event_loop(cell: Cell) -> None:
-    async def main() -> Any:
+    def main() -> Any:
         with cell.connect() as client:
             return client.call_tool("add", {"a": 1, "b": 2}).data
 
-    assert bounded(lambda: asyncio.run(main())) == {"sum": 3}
+    assert bounded(lambda: in_a_running_loop(main)) == {"sum": 3}

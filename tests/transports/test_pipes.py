@@ -336,20 +336,20 @@ def read():
 
 reader = threading.Thread(target=read)
 reader.start()
-handled = 0
+hits = 0
 armed = False
 
 def interrupt(signum, frame):
-    global handled, armed
-    handled += 1
+    global hits, armed
     if armed:
         armed = False
+        hits += 1
         {handler}
 
 signal.signal(signal.SIGALRM, interrupt)
 signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
 sent, number = [], 0
-while handled < 800:
+while hits < {hits}:
     number += 1
     frame = Frame(framed(number))
     try:
@@ -378,13 +378,14 @@ assert len(set(numbers)) == len(numbers)
 assert {more}
 """
 
-RAISE = INTERRUPTED.format(handler="raise Interrupt", more="True")
+RAISE = INTERRUPTED.format(handler="raise Interrupt", hits=1000, more="True")
 
 SEND = INTERRUPTED.format(
     handler="""with outbox.lock:
-            outbox.put(Frame(framed(-handled)))
+            outbox.put(Frame(framed(-hits)))
             outbox.flush()""",
-    more="len(numbers) > len(own) + 100",
+    hits=200,
+    more="len(numbers) == len(own) + hits",
 )
 
 

@@ -38,6 +38,7 @@ from mcpsync.protocol.jsonrpc import (
     encode,
 )
 from mcpsync.transports import _pipes
+from mcpsync.transports._framing import Frame
 from mcpsync.transports.base import Limits, Note, Profile
 from mcpsync.transports.stdio import StdioTransport
 
@@ -646,6 +647,26 @@ def test_a_server_that_closes_its_input_still_answers_what_it_has_read() -> None
             assert early.receive(soon()) == Response(1, result={"late": True})
 
 
+def test_a_request_that_meets_the_end_of_the_input_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with opened(IGNORES_EVERYTHING) as transport:
+        connection = transport._connection
+        assert connection is not None
+        pending, add = connection.pending, connection.pending.add
+
+        def deaf_meanwhile(*args: Any) -> Any:
+            exchange = add(*args)
+            connection._outbox.close()
+            pending.fail_unwritten(lambda sent: ServerExited("deaf", sent=sent))
+            return exchange
+
+        monkeypatch.setattr(pending, "add", deaf_meanwhile)
+        with pytest.raises(ServerExited) as caught:
+            ask(transport)
+        assert caught.value.sent is False
+
+
 def test_a_server_that_closed_its_input_is_replaced_by_the_next_call() -> None:
     deaf = python_server("""
         shake_hands()
@@ -732,9 +753,9 @@ def test_an_interrupt_while_sending_cancels_the_call(
         assert connection is not None
         send = connection.send
 
-        def interrupted(line: bytes) -> Any:
+        def interrupted(frame: Frame) -> None:
             monkeypatch.setattr(connection, "send", send)
-            send(line)
+            send(frame)
             raise error
 
         monkeypatch.setattr(connection, "send", interrupted)
