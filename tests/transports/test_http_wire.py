@@ -194,7 +194,15 @@ def test_a_notification_wants_any_success() -> None:
 
 @pytest.mark.parametrize(
     "value, seconds",
-    [("7", 7.0), ("0", 0.0), ("-1", None), ("soon", None), ("9" * 50, None), ("", None), ("\xb2", None)]
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("-1", None),
+        ("soon", None),
+        ("9" * 50, None),
+        ("", None),
+        ("\xb2", None),
+    ]
     + [
         ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
         ("Fri, 31 Dec 9999 23:59:59 -0000", ...),
