@@ -58,7 +58,7 @@ def test_first_calls_at_once_open_once(version: str) -> None:
 
 def test_the_call_s_clock_starts_when_the_connection_is_open() -> None:
     def discover(incoming: Incoming) -> Dict[str, Any]:
-        incoming.server.stopped.wait(0.3)
+        incoming.server.stopped.wait(0.7)
         return {"supportedVersions": ["2026-07-28"], "capabilities": {}}
 
     methods = {
@@ -67,7 +67,7 @@ def test_the_call_s_clock_starts_when_the_connection_is_open() -> None:
     }
     with scripted(methods) as server:
         client = mcpsync.Client(server.transport)
-        assert client.call_tool("x", timeout=0.2).content == []
+        assert client.call_tool("x", timeout=0.6).content == []
         client.close()
 
 

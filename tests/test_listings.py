@@ -134,10 +134,10 @@ def test_one_deadline_for_all_pages() -> None:
     with scripted({"tools/list": slow}) as server:
         with mcpsync.connect(server.transport) as client:
             with pytest.raises(mcpsync.RequestTimeout) as caught:
-                client.list_tools(timeout=0.35)
+                client.list_tools(timeout=0.6)
             assert caught.value.method == "tools/list"
             # One for each page: this many would not have fitted into one.
-            items = client.iter_tools(timeout=0.35)
+            items = client.iter_tools(timeout=0.6)
             assert len([next(items) for _ in range(40)]) == 40
 
 

@@ -16,7 +16,6 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 import pytest
 from keyring.errors import KeyringError, KeyringLocked
 
-from mcpsync.auth import stores
 from mcpsync.auth._lock import locked
 from mcpsync.auth._records import Credentials, Token
 from mcpsync.auth.stores import (
@@ -409,7 +408,7 @@ def test_without_a_keyring_it_goes_to_the_file_and_that_is_said_once(
 
 def test_a_keyring_that_hangs_costs_its_limit_once(tmp_path: Path) -> None:
     with HangingKeyring() as hanging:
-        store = auto(tmp_path, hanging, timeout=0.1)
+        store = auto(tmp_path, hanging, timeout=1.0)
         store.save(FULL)
         store.save(credentials())
         assert store.load(NAME, URL) == credentials()
@@ -430,7 +429,7 @@ def test_what_was_written_too_late_is_not_used_and_deleted_at_last(
             self.threads.append(threading.current_thread())
 
     with Late() as late:
-        store = auto(tmp_path, late, timeout=0.2)
+        store = auto(tmp_path, late, timeout=1.0)
         store.save(credentials("first"))
         store.save(credentials("second"))
     assert late.entries, "the keyring has it after all"
@@ -451,7 +450,7 @@ def test_an_outdated_copy_that_cannot_be_deleted_does_not_stop_a_logout(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with HangingKeyring() as hanging:
-        store = auto(tmp_path, hanging, timeout=0.1)
+        store = auto(tmp_path, hanging, timeout=1.0)
         store.save(FULL)
         assert store.delete(NAME, URL)
     assert store.load(NAME, URL) is None
@@ -553,10 +552,10 @@ def test_a_damaged_entry_of_the_keyring_is_said_and_passed_over(
 
 
 def test_a_lock_that_is_taken_is_no_reason_to_go_elsewhere(
-    tmp_path: Path, keyring: FakeKeyring, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, keyring: FakeKeyring
 ) -> None:
-    monkeypatch.setattr(stores, "WRITE_PATIENCE", 0.1)
-    store = auto(tmp_path, keyring, timeout=0.1)
+    store = auto(tmp_path, keyring)
+    store._keyring._patience = 0.05
     lock = str(tmp_path / "mcp-oauth-locks" / "keyring-store.lock")
     with locked(lock, 5), pytest.raises(CredentialLockTimeout):
         store.save(FULL)
