@@ -624,11 +624,12 @@ def test_one_daemon_thread_asks_and_goes_when_there_is_nothing_to_do(
 
 def test_ctrl_c_ends_the_wait(tmp_path: Path) -> None:
     script = """
-        import sys, threading
+        import os, sys, threading
         from mcpsync.auth.stores import KeyringStore
         class Hanging:
             def get_password(self, service, username):
-                print("asked", flush=True)
+                # Not print(): a daemon thread may hold the lock of stdout for ever.
+                os.write(1, b"asked\\n")
                 threading.Event().wait(60)
         store = KeyringStore(backend=Hanging(), home=sys.argv[1], timeout=600)
         try:
