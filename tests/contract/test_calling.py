@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,7 @@ def test_progress_on_the_calling_thread(cell: Cell) -> None:
         threads.add(threading.get_ident())
 
     # By default those that come too fast are left out.
-    with cell.connect(limits=mcpsync.Limits(progress_per_second=1e9)) as client:
+    with cell.connect(limits=mcpsync.Limits(progress_per_second=math.inf)) as client:
         arguments = {"to": 3, "delay": 0.0}
         result = client.call_tool("count", arguments, on_progress=on_progress)
     assert result.data == {"counted": 3}
