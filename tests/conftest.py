@@ -6,6 +6,7 @@ import faulthandler
 import functools
 import logging
 import os
+import signal
 import sys
 from typing import Any, Callable, Iterator, List, Optional
 
@@ -31,6 +32,9 @@ _failed = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell in the background ignores Ctrl-C, and so would all our children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     global _stderr
     # A copy, because while a test runs number 2 is a file that captures its output.
     _stderr = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)
