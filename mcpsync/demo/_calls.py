@@ -68,7 +68,9 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._inbox: queue.SimpleQueue[Optional[Message]] = queue.SimpleQueue()
+        # Not a SimpleQueue: its get() may wait for ever where the timeout passes before
+        # it has begun to wait.
+        self._inbox: queue.Queue[Optional[Message]] = queue.Queue()
         self._callbacks: List[Callable[[], None]] = []
         self._cancelled = False
         # Guards _callbacks and _cancelled.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 
 import pytest
 
@@ -469,3 +470,17 @@ def test_public_names():
     assert all(getattr(package, name) for name in package.__all__)
     with pytest.raises(AttributeError):
         package.nothing
+
+
+def test_an_expired_wait_never_blocks() -> None:
+    # The queue of a new call is where the standard library's SimpleQueue can hang: in
+    # one wait of some thousands, when its time is over before it has begun.
+    done = threading.Event()
+
+    def wait_often() -> None:
+        for _ in range(30_000):
+            Cancellation().wait(0.0)
+        done.set()
+
+    threading.Thread(target=wait_often, daemon=True).start()
+    assert done.wait(60)
