@@ -8,14 +8,16 @@ with the request that it serves, and takes the note back before it can serve ano
 
 from __future__ import annotations
 
+import collections
 import functools
 import http.client
 import os
+import queue
 import socket
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple, cast
+from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple, cast
 
 import requests.adapters
 import urllib3.connection
@@ -23,8 +25,17 @@ import urllib3.exceptions
 import urllib3.util.connection
 
 from ._deadline import Deadline
+from ._lifecycle import no_fork
 
-__all__ = ["Abort", "AbortableAdapter", "Sockets", "linger_free_close"]
+__all__ = [
+    "Abort",
+    "AbortableAdapter",
+    "Signal",
+    "Sockets",
+    "linger_free_close",
+    "make_abortable",
+    "resolve",
+]
 
 #: Most interim (1xx) responses before the real one.
 _INTERIM = 5
@@ -61,8 +72,9 @@ class Sockets:
         # Guards whose a socket is: a late abort must not hit the next request; and
         # the lookups that are under way.
         # Never while held: anything but a shutdown, which does not wait.
-        # Taken by requests that begin or end, by whoever aborts one, by lookups.
-        self.lock = threading.Lock()
+        # Taken by requests that begin or end, by whoever aborts one, by lookups; again
+        # by a signal handler that happens to run while its own thread holds it.
+        self.lock = threading.RLock()
 
     def note(self, sock: socket.socket, use: int) -> None:
         """Note what a socket is for."""
@@ -78,8 +90,8 @@ class Sockets:
                 continue
             original = sockets.get(sock, _IDLE)
             if original >= 0 and _same_file(original, sock.fileno()):
-                os.close(original)
-            os.close(sock.detach())
+                _close(original)
+            _close(sock.detach())
 
     def drop(self, in_use: bool = True) -> None:
         """End all connections at once. Takes no lock: for the garbage collector."""
@@ -96,7 +108,7 @@ class Sockets:
                 # the descriptor's number could be somebody else's by then.
                 _shut_down(sock)
 
-    def look_up(self, host: str, port: int, done: threading.Event) -> "_Lookup":
+    def look_up(self, host: str, port: int, done: "Signal") -> "_Lookup":
         """Ask the resolver on a thread of its own; `done` is set afterwards.
 
         One thread for all who ask the same: a resolver that hangs does not pile up
@@ -132,13 +144,51 @@ class Sockets:
                 done.set()
 
 
+class Signal:
+    """An event that no interrupt can break.
+
+    Between two steps of a :class:`threading.Event` an exception out of a signal handler
+    leaves its inner lock taken, and whoever sets it then waits for ever. This is but
+    one raw lock, which is taken until the signal is given.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Wake those who wait, now and later. Any thread; idempotent."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            # It was given before.
+            return
+
+    def wait(self, seconds: Optional[float] = None) -> bool:
+        """Return whether it is given, waiting at most so long."""
+        limit = -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX)
+        given = self._lock.acquire(timeout=limit)
+        if given:
+            # For the next one who waits.
+            self.set()
+        return given
+
+
 class _Lookup:
     """One question to the operating system's resolver, and its answer."""
 
-    def __init__(self, done: threading.Event) -> None:
+    def __init__(self, done: "Signal") -> None:
         self.addresses: List[Address] = []
         self.failure: Optional[Exception] = None
         self.waiting = [done]
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        # A duplicate stood for it as well.
+        return
 
 
 def _same_file(one: int, other: int) -> bool:
@@ -183,7 +233,7 @@ class Abort:
         self._epoch = sockets.epoch
         self._socket: Optional[socket.socket] = None
         self._duplicate: Optional[socket.socket] = None
-        self._wake: Optional[threading.Event] = None
+        self._wake: Optional[Signal] = None
 
     def bind(self, sock: socket.socket, handshake: bool = False) -> None:
         """Note the socket that serves the request now.
@@ -197,8 +247,9 @@ class Abort:
         """
         duplicate = None
         if handshake:
-            duplicate = socket.socket(fileno=os.dup(sock.fileno()))
-            self.sockets.note(duplicate, sock.fileno())
+            with no_fork:
+                duplicate = socket.socket(fileno=os.dup(sock.fileno()))
+                self.sockets.note(duplicate, sock.fileno())
         with self.sockets.lock:
             self.sockets.note(sock, _BUSY)
             self._socket = sock
@@ -259,13 +310,13 @@ class Abort:
         # interrupt may have lost.
         os.close(sock.detach())
 
-    def wait(self, event: threading.Event, seconds: Optional[float]) -> None:
-        """Wait for an event, which :meth:`abort` sets as well."""
+    def wait(self, signal: "Signal", seconds: Optional[float]) -> None:
+        """Wait for a signal, which :meth:`abort` gives as well."""
         with self.sockets.lock:
-            self._wake = event
+            self._wake = signal
             aborted = self.reason is not None
         if not aborted:
-            event.wait(seconds)
+            signal.wait(seconds)
         with self.sockets.lock:
             self._wake = None
 
@@ -436,7 +487,9 @@ class _Connecting(_Noting):
         raise failure
 
     def _connected(self, family: int, address: Any, abort: Abort) -> socket.socket:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        with no_fork:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            abort.sockets.note(sock, _BUSY)
         try:
             for option in self.socket_options or ():
                 sock.setsockopt(*option)
@@ -452,6 +505,36 @@ class _Connecting(_Noting):
             sock.close()
             raise
         return sock
+
+
+class _Idle:
+    """The idle connections of a pool, the newest first: a queue without a lock.
+
+    An interrupt at the wrong moment would leave the standard library's queue locked
+    for ever. Closed connections are not worth keeping, and nobody waits for one.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._connections: Deque[Any] = collections.deque()
+
+    def get(self, block: bool = True, timeout: Optional[float] = None) -> Any:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(
+        self, item: Any, block: bool = True, timeout: Optional[float] = None
+    ) -> None:
+        if item is None or item.sock is None:
+            return
+        if len(self._connections) >= self._maxsize:
+            raise queue.Full
+        self._connections.append(item)
+
+    def qsize(self) -> int:
+        return len(self._connections)
 
 
 class _Pooling:
@@ -470,7 +553,7 @@ class _Pooling:
 
 
 @functools.lru_cache(maxsize=None)
-def _abortable(pool: Any) -> Any:
+def _abortable(pool: Any, ours: bool) -> Any:
     """Return a subclass of a pool's class whose connections can be aborted."""
     if issubclass(pool, _Pooling):
         return pool
@@ -483,14 +566,20 @@ def _abortable(pool: Any) -> Any:
         (_Connecting if plain else _Noting, kind),
         {"_needs_handshake": tls},
     )
-    name = "Abortable" + pool.__name__
-    return type(name, (_Pooling, pool), {"ConnectionCls": connection})
+    members: Dict[str, Any] = {"ConnectionCls": connection}
+    if ours:
+        members["QueueCls"] = _Idle
+    return type("Abortable" + pool.__name__, (_Pooling, pool), members)
 
 
-def make_abortable(manager: Any) -> None:
-    """Let the connections that a ``urllib3.PoolManager`` makes be abortable."""
+def make_abortable(manager: Any, ours: bool = False) -> None:
+    """Let the connections that a ``urllib3.PoolManager`` makes be abortable.
+
+    Args:
+        ours: nobody shall ever wait for one of its connections to become free.
+    """
     manager.pool_classes_by_scheme = {
-        scheme: _abortable(pool)
+        scheme: _abortable(pool, ours)
         for scheme, pool in manager.pool_classes_by_scheme.items()
     }
 
@@ -503,11 +592,11 @@ class AbortableAdapter(requests.adapters.HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        make_abortable(self.poolmanager)
+        make_abortable(self.poolmanager, ours=True)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        make_abortable(manager)
+        make_abortable(manager, ours=True)
         return manager
 
 
@@ -524,7 +613,7 @@ def resolve(host: str, port: int, abort: Abort) -> List[Address]:
     """
     if _is_literal(host):
         return _lookup(host, port)
-    done = threading.Event()
+    done = Signal()
     lookup = abort.sockets.look_up(host, port, done)
     abort.wait(done, abort.deadline.connect_seconds)
     failure = lookup.failure

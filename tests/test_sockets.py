@@ -52,6 +52,13 @@ STALLS = {
     "dripped JSON": lambda connection, stopped: _drip(
         connection, stopped, b" " * 1000, respond(length=False)
     ),
+    "dripped trailers": lambda connection, stopped: _drip(
+        connection,
+        stopped,
+        b"X-Trailer: 1\r\n" * 1000,
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
+    ),
     "dripped stream": lambda connection, stopped: _drip(
         connection,
         stopped,

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import collections
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Callable, Deque, Dict, Iterator, List, Optional, Union
 
 import requests
 
 from .._deadline import Deadline, watchdog
+from .._sockets import Signal
 from .._text import clean
 from ..exceptions import (
     ConnectFailed,
@@ -95,7 +95,7 @@ class HTTPExchange(Exchange):
         self._session = session
         self._abort = transport.wire.abort(deadline)
         self._inbox: Deque[Message] = collections.deque()
-        self._delivered = threading.Event()
+        self._delivered = Signal()
         self._answered = False
         self._messages: Iterator[Message] = self._run()
         self._failure: Optional[MCPError] = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Dict, Optional
 import requests
 
 from .._deadline import Deadline, Timeout
-from .._sockets import Abort
+from .._sockets import Abort, Signal
 from .._text import clean
 from ..exceptions import (
     ConnectionLost,
@@ -67,8 +67,9 @@ class Listener:
     def __init__(self, transport: "StreamableHTTPTransport", session: Session) -> None:
         self._transport = transport
         self._session = session
-        self._stopping = threading.Event()
-        self._ready = threading.Event()
+        self._stopped = False
+        self._stopping = Signal()
+        self._ready = Signal()
         self._cut = False
         self._flawed = False
         self._abort: Abort = transport.wire.abort(Deadline(FOR_EVER))
@@ -87,6 +88,7 @@ class Listener:
 
     def stop(self) -> None:
         """End the stream; does not wait. Idempotent."""
+        self._stopped = True
         self._stopping.set()
         self._abort.abort("closed")
 
@@ -122,7 +124,7 @@ class Listener:
             self._abort.release()
 
     def _over(self) -> bool:
-        return self._cut or self._stopping.is_set() or self._transport.stopped
+        return self._cut or self._stopped or self._transport.stopped
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

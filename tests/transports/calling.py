@@ -7,17 +7,22 @@ import json
 import threading
 from typing import Any, Callable, Iterator, List, Optional, Union
 
+import pytest
+
 from mcpsync._deadline import Deadline, Timeout
+from mcpsync.exceptions import MCPError
 from mcpsync.protocol.eras import ClientFacts, LegacyEra, ModernEra
 from mcpsync.protocol.jsonrpc import Message, Outgoing, Response
 from mcpsync.transports.base import Note, Profile
 from mcpsync.transports.http import StreamableHTTPTransport
 
-from ..fakes.hostile import respond
+from ..fakes import bounded
+from ..fakes.hostile import hostile, respond
 
 __all__ = [
     "LEGACY",
     "MODERN",
+    "PROGRESS",
     "RESULT",
     "SESSION",
     "Heard",
@@ -29,7 +34,9 @@ __all__ = [
     "eventually",
     "initialize",
     "json_answer",
+    "legacy",
     "opened",
+    "refused",
     "sse_answer",
 ]
 
@@ -44,11 +51,23 @@ SESSION = Profile(
 
 RESULT = {"content": [], "resultType": "complete"}
 
+#: Progress of the request 1.
+PROGRESS = {
+    "jsonrpc": "2.0",
+    "method": "notifications/progress",
+    "params": {"progressToken": 1, "progress": 1},
+}
+
 
 def call(id: int = 1, legacy: bool = False, tool: str = "echo") -> Outgoing:
     """Return a tool call."""
     era = LEGACY if legacy else MODERN
     return era.request(id, "tools/call", {"name": tool, "arguments": {}})
+
+
+def legacy(id: int = 1) -> Outgoing:
+    """Return a tool call of the legacy era."""
+    return call(id, legacy=True)
 
 
 def initialize(id: int = 1) -> Outgoing:
@@ -143,6 +162,16 @@ def converse(
         while not messages or not isinstance(messages[-1], Response):
             messages.append(exchange.receive(deadline))
     return messages
+
+
+def refused(reply: bytes, **options: Any) -> MCPError:
+    """Return what a call raises that gets these bytes for a response."""
+    with hostile(lambda connection, *_: connection.sendall(reply)) as server:
+        with opened(server.url, **options) as transport:
+            with pytest.raises(MCPError) as caught:
+                bounded(lambda: ask(transport), 5)
+        assert len(server.requests) == 1, "it was sent again"
+    return caught.value
 
 
 class Running:

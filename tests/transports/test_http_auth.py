@@ -362,6 +362,29 @@ def test_a_session_id_that_cannot_be_sent_back_is_refused(value: str) -> None:
     assert value not in str(caught.value)
 
 
+def test_credentials_that_change_do_not_push_out_other_secrets() -> None:
+    count = [0]
+
+    def sign(prepared: requests.PreparedRequest) -> None:
+        count[0] += 1
+        prepared.headers["Authorization"] = "Signed signature-%d" % count[0]
+
+    def script(request: Recorded) -> Reply:
+        if request.json["id"] < 50:
+            return json_reply(answer_to(request, RESULT))
+        return Reply(500, body=("%s, signature-%d" % (_ECHO, count[0])).encode("ascii"))
+
+    options: Dict[str, Any] = {"headers": {"X-Key": CANARY}, "auth": sign}
+    with ScriptedServer(script) as server, opened(server.url, **options) as transport:
+        for id in range(1, 50):
+            ask(transport, call(id))
+        with pytest.raises(
+            HTTPStatusError, match="the token ..* of you, ..*$"
+        ) as caught:
+            ask(transport, call(50))
+    assert CANARY not in str(caught.value) and "signature-50" not in str(caught.value)
+
+
 def test_the_client_has_no_secret_in_its_repr() -> None:
     transport = StreamableHTTPTransport(
         "http://ada:%s@127.0.0.1:1/mcp?key=%s" % (CANARY, CANARY), auth=CANARY

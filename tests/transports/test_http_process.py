@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -26,7 +27,7 @@ from ..fakes.scripted_http import (
 )
 from ..fakes.tls import certificate
 from .calling import eventually
-from .test_http_session import Sessions
+from .sessions import Sessions
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PRELUDE = """
@@ -64,6 +65,21 @@ def running(script: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             process.kill()
+
+
+def interrupt(process: "subprocess.Popen[str]") -> None:
+    """Press Ctrl-C once the process waits for the server.
+
+    Not while the standard library is still making its objects: an exception in the
+    midst of that leaves half of one, which complains when it is collected.
+    """
+    stat = Path("/proc/%d/stat" % process.pid)
+    end = time.monotonic() + 10
+    while stat.exists() and time.monotonic() < end:
+        if stat.read_text().rpartition(")")[2].split()[0] == "S":
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
 
 
 def finish(process: "subprocess.Popen[str]", limit: float = 10.0) -> str:
@@ -165,7 +181,7 @@ def test_an_interrupt_ends_the_call_and_not_the_client(era: str) -> None:
             for number in range(1, 4):
                 assert said(process) == "calling"
                 eventually(lambda: server.stats["in_flight"] == 1)
-                process.send_signal(signal.SIGINT)
+                interrupt(process)
                 assert said(process) == "interrupted"
                 assert said(process) == "3"
                 eventually(lambda: server.stats["cancelled"] == number)
@@ -193,8 +209,40 @@ def test_an_interrupt_before_the_headers() -> None:
     with ScriptedServer(script) as server:
         with running(code, server.url) as process:
             server.await_requests(2)
-            process.send_signal(signal.SIGINT)
+            interrupt(process)
             assert finish(process).split() == ["interrupted", "False"]
+
+
+@ERAS
+def test_an_exception_at_any_moment_leaves_the_client_usable(era: str) -> None:
+    """As the time limits of task queues raise it, out of a signal handler."""
+    script = """
+    import random
+    class Limit(Exception): pass
+    def ring(*_):
+        raise Limit
+    signal.signal(signal.SIGALRM, ring)
+    client = mcpsync.connect(url)
+    rang = 0
+    for number in range(60):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.006))
+            try:
+                client.call_tool("count", {"to": 2, "delay": 0.001})
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Limit:
+            rang += 1
+        result = client.call_tool("add", {"a": number, "b": 1}, timeout=10)
+        assert result.data == {"sum": number + 1}
+    say(rang > 0)
+    client.close()
+    """
+    with serve_http(era=era) as server:
+        with running(script, server.url) as process:
+            # Libraries may complain on stderr about objects that were half made.
+            assert process.communicate(timeout=30)[0] == "True\n"
+        eventually(lambda: server.stats["in_flight"] == 0)
 
 
 # --- forks --------------------------------------------------------------------------
