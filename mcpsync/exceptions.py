@@ -689,7 +689,13 @@ class RegistrationError(AuthorizationError):
 
 
 class TokenError(AuthorizationError):
-    """The token endpoint refused, or answered something unusable."""
+    """The token endpoint refused, or answered something unusable.
+
+    Attributes:
+        error: the error code of OAuth, as ``"invalid_grant"``, or ``None``.
+    """
+
+    error: Optional[str] = None
 
 
 class IssuerMismatch(AuthorizationError):
