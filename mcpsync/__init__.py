@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ._connect import connect as connect
     from ._deadline import NO_TIMEOUT as NO_TIMEOUT
     from ._deadline import Timeout as Timeout
+    from .auth.oauth import OAuth as OAuth
     from .client import Client as Client
     from .exceptions import *
     from .hooks import ConnectionRenewed as ConnectionRenewed
@@ -50,6 +51,7 @@ _HOMES = {
     "ElicitResult": "types",
     "Limits": "transports.base",
     "NO_TIMEOUT": "_deadline",
+    "OAuth": "auth.oauth",
     "PendingCall": "_calls",
     "SSETransport": "transports.sse",
     "ServerRestarted": "hooks",

@@ -47,7 +47,8 @@ def connect(
             by default. :data:`mcpsync.NO_TIMEOUT` waits for ever.
         startup_timeout: seconds for starting, connecting and negotiating.
         protocol: ``"auto"``, ``"legacy"``, or one protocol version.
-        auth: a bearer token, or any ``requests`` authentication object (URLs only).
+        auth: :class:`mcpsync.OAuth`, a bearer token, or any ``requests`` authentication
+            object (URLs only). Without it a login is used that was stored before.
         headers: for every HTTP request (URLs only).
         env: variables for the server's process (commands only).
         cwd: working directory of the server's process (commands only).

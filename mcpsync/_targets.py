@@ -65,9 +65,11 @@ def _http(
     url: str, name: Optional[str], limits: Optional[Limits], given: Mapping[str, Any]
 ) -> Transport:
     # Imported here: a client of a local server shall not pay for HTTP.
+    from .auth.stored import STORED_LOGIN
     from .transports.http import StreamableHTTPTransport
 
-    return StreamableHTTPTransport(url, name=name, limits=limits, **given)
+    options = {"auth": STORED_LOGIN, **given}
+    return StreamableHTTPTransport(url, name=name, limits=limits, **options)
 
 
 def _checked_url(url: str) -> str:

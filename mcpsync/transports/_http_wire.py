@@ -54,11 +54,12 @@ _EXCERPT = 64 * 1024
 #: How long such a body is awaited, once the status is known.
 _EXCERPT_SECONDS = 5.0
 
-#: Times that one request's credentials are repaired.
-_REPAIRS = 3
+#: Times that one request's credentials are repaired. An authorizer gives up earlier.
+_REPAIRS = 6
 
-#: Headers that carry credentials which are made for each request.
-_CREDENTIALS = ("Authorization", "DPoP", "Cookie")
+#: Headers that carry credentials. (The proof that DPoP sends along is good for one
+#: request alone.)
+_CREDENTIALS = ("Authorization", "Cookie")
 
 #: Secrets that JSON can only have inside of strings: its own characters are not in
 #: them, and they are no number and no word of its own.
@@ -96,8 +97,7 @@ class HTTPWire:
         self._origin_url = url
         self._under_way: Dict[Abort, None] = {}
         self._epoch = self.sockets.epoch
-        # Replaced, never changed: any thread may read it.
-        self._secrets: Tuple[str, ...] = _secrets_in(url, headers)
+        self._secrets = _Secrets(_secrets_in(url, headers))
         self._failures = Failures(name, url, authorizer is not None, self.shown)
 
     # --- life ---------------------------------------------------------------
@@ -178,6 +178,8 @@ class HTTPWire:
         """End every request that is :meth:`guarded`, because the client is closed."""
         for abort in list(self._under_way):
             abort.abort("closed")
+        if self._authorizer is not None:
+            self._authorizer.close()
 
     # --- sending ------------------------------------------------------------
 
@@ -200,12 +202,12 @@ class HTTPWire:
         headers = _checked_headers(headers, InvalidArguments)
         request = requests.Request(method, url or self.url, headers=headers)
         request.data = body or b""
-        repairs = 0
+        repairs, credential = 0, None
         while True:
             self._check(abort)
             with self.mapped(abort):
                 prepared = session.prepare_request(request)
-            credential = self._authorize(prepared, abort)
+            credential = self._authorize(prepared, abort, credential)
             response = self._send(session, prepared, abort)
             if response.status_code not in (401, 403) or repairs == _REPAIRS:
                 return response
@@ -214,17 +216,22 @@ class HTTPWire:
             repairs += 1
             self.discard(response, abort)
 
-    def _authorize(self, prepared: requests.PreparedRequest, abort: Abort) -> object:
+    def _authorize(
+        self,
+        prepared: requests.PreparedRequest,
+        abort: Abort,
+        refused: Optional[object],
+    ) -> Optional[object]:
         """Add credentials where they belong; return what the authorizer returned."""
-        credential = None
+        credential: Optional[object] = None
         authorizer = self._authorizer
         if authorizer is not None and same_origin(self._origin_url, prepared.url):
-            credential = authorizer.authorize(prepared, abort.deadline)
+            credential = authorizer.authorize(prepared, abort.deadline, refused)
             _checked_headers(prepared.headers, ConfigError)
         for name in _CREDENTIALS:
             value = prepared.headers.get(name)
             if isinstance(value, str):
-                self.keep_secret(value.rpartition(" ")[2])
+                self._secrets.sent(value.rpartition(" ")[2])
         return credential
 
     def _repaired(
@@ -311,12 +318,11 @@ class HTTPWire:
 
     def keep_secret(self, text: str) -> None:
         """Never show this text, even if the server says it."""
-        if text not in self._secrets:
-            self._secrets = (*self._secrets, text)[-_SECRETS:]
+        self._secrets.keep(text)
 
     def shown(self, text: object, limit: int) -> str:
         """Return text from outside as it may be shown."""
-        return clean(text, limit, self._secrets)
+        return clean(text, limit, self._secrets.all)
 
     def messages(self, data: Union[bytes, str], batches: bool) -> List[Message]:
         """Return the message in a JSON text, or the messages where batches exist.
@@ -335,7 +341,7 @@ class HTTPWire:
     def _hidden(self, data: Union[bytes, str]) -> Union[None, bytes, str]:
         """Return a JSON text without our secrets; ``None`` if there are none in it."""
         found = False
-        for secret in self._secrets:
+        for secret in self._secrets.all:
             if not _IN_STRINGS.fullmatch(secret):
                 continue
             if isinstance(data, str):
@@ -351,7 +357,7 @@ class HTTPWire:
         """Return an error whose text repeats a secret without it."""
         if not isinstance(message, Response) or message.error is None:
             return message
-        text = mask(message.error.get("message", ""), self._secrets)
+        text = mask(message.error.get("message", ""), self._secrets.all)
         return Response(message.id, error={**message.error, "message": text})
 
     # --- what went wrong ----------------------------------------------------
@@ -479,8 +485,34 @@ def _checked_headers(
     return dict(headers)
 
 
-#: Secrets of one server that are kept out of messages, the newest first to stay.
-_SECRETS = 32
+class _Secrets:
+    """What is kept out of every message. Safe for any number of threads.
+
+    Attributes:
+        all: every secret; replaced, never changed.
+    """
+
+    def __init__(self, given: Tuple[str, ...]) -> None:
+        self._given = given
+        self._kept: Tuple[str, ...] = ()
+        self._sent: Tuple[str, ...] = ()
+        self.all = given
+
+    def keep(self, text: str) -> None:
+        """Remember a secret that the server gave."""
+        if text not in self._kept:
+            self._kept = (*self._kept, text)[-_REMEMBERED:]
+            self.all = (*self._given, *self._kept, *self._sent)
+
+    def sent(self, text: str) -> None:
+        """Remember a credential; some are made for each request."""
+        if text not in self._sent:
+            self._sent = (*self._sent, text)[-_REMEMBERED:]
+            self.all = (*self._given, *self._kept, *self._sent)
+
+
+#: Secrets of each kind that are remembered.
+_REMEMBERED = 8
 
 #: Headers whose values anybody may know.
 _PUBLIC = ("accept", "accept-language", "content-type", "user-agent")
@@ -496,7 +528,7 @@ def _secrets_in(url: str, headers: Mapping[str, str]) -> Tuple[str, ...]:
     found += [value for _, value in urllib.parse.parse_qsl(parts.query)]
     if parts.password:
         found += [parts.password, urllib.parse.unquote(parts.password)]
-    return tuple(dict.fromkeys(found))[-_SECRETS:]
+    return tuple(dict.fromkeys(found))
 
 
 def _items(value: Any, batches: bool) -> List[Any]:
@@ -519,7 +551,12 @@ class TokenAuthorizer:
             )
         self._auth = auth
 
-    def authorize(self, prepared: requests.PreparedRequest, deadline: Deadline) -> None:
+    def authorize(
+        self,
+        prepared: requests.PreparedRequest,
+        deadline: Deadline,
+        refused: Optional[object] = None,
+    ) -> None:
         if isinstance(self._auth, str):
             prepared.headers["Authorization"] = "Bearer " + self._auth
             return
@@ -530,3 +567,6 @@ class TokenAuthorizer:
 
     def repair(self, credential: object, response: Any, deadline: Deadline) -> bool:
         return False
+
+    def close(self) -> None:
+        """Nobody ever waits here."""

@@ -16,6 +16,7 @@ from ..protocol.jsonrpc import Message, Outgoing
 
 __all__ = [
     "Authorizer",
+    "AuthorizerMaker",
     "Exchange",
     "Limits",
     "Note",
@@ -94,10 +95,19 @@ Unsolicited = Callable[[Union[Message, Note]], None]
 
 
 class Authorizer(Protocol):
-    """Puts credentials on HTTP requests, and mends what a server refuses."""
+    """Puts credentials on HTTP requests, and mends what a server refuses.
 
-    def authorize(self, prepared: Any, deadline: Deadline) -> object:
+    Called by any number of threads.
+    """
+
+    def authorize(
+        self, prepared: Any, deadline: Deadline, refused: Optional[object] = None
+    ) -> object:
         """Add credentials to a ``requests.PreparedRequest``.
+
+        Args:
+            refused: what was returned when the same request was sent before: a server
+                that refuses whatever it is given must not make us try for ever.
 
         Returns:
             The credential that was used, for :meth:`repair`.
@@ -105,6 +115,23 @@ class Authorizer(Protocol):
 
     def repair(self, credential: object, response: Any, deadline: Deadline) -> bool:
         """Look at a 401 or 403; return whether to send the same request again."""
+
+    def close(self) -> None:
+        """Wake those who wait for credentials: the client is closed. Idempotent."""
+
+
+class AuthorizerMaker(Protocol):
+    """Makes what authorizes requests to one server."""
+
+    def for_server(
+        self,
+        name: str,
+        url: str,
+        *,
+        verify: Any = None,
+        proxies: Optional[Mapping[str, str]] = None,
+    ) -> Authorizer:
+        """Return the authorizer for the server with this name and URL."""
 
 
 Self = TypeVar("Self", bound="Exchange")

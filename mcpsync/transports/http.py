@@ -15,6 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 
 from .._deadline import Deadline, watchdog
 from .._lifecycle import Enrolled, enrol
+from .._sockets import Signal
 from ..exceptions import (
     ClientClosed,
     ConfigError,
@@ -28,7 +29,16 @@ from ._http_exchange import ACCEPT, DRAIN_SECONDS, HTTPExchange
 from ._http_session import Listener, Session
 from ._http_wire import Configure, HTTPWire, TokenAuthorizer, bare_url
 from ._weak import weakly
-from .base import Authorizer, Exchange, Limits, Note, Profile, Transport, Unsolicited
+from .base import (
+    Authorizer,
+    AuthorizerMaker,
+    Exchange,
+    Limits,
+    Note,
+    Profile,
+    Transport,
+    Unsolicited,
+)
 
 __all__ = ["StreamableHTTPTransport"]
 
@@ -47,7 +57,8 @@ class StreamableHTTPTransport(Transport, Enrolled):
     Args:
         url: the MCP endpoint.
         headers: for every request.
-        auth: a bearer token, or an authentication object of ``requests``; sent to
+        auth: a bearer token, an authentication object of ``requests``, or
+            :class:`mcpsync.OAuth`; sent to
             this server's own origin only.
         verify: ``False`` turns certificate checks off; a path names a bundle.
         cert: a client certificate, as ``requests`` takes it.
@@ -91,7 +102,7 @@ class StreamableHTTPTransport(Transport, Enrolled):
             url,
             self.name,
             headers or {},
-            _authorizer(auth),
+            authorizer_for(auth, self.name, url, verify, proxies),
             verify,
             cert,
             proxies,
@@ -114,9 +125,10 @@ class StreamableHTTPTransport(Transport, Enrolled):
     def _make_lock(self) -> None:
         # Guards the table of exchanges in flight and the final state.
         # Never while held: I/O, aborting.
-        # Taken by calls that begin or end, by the listener and by close().
-        self._lock = threading.Lock()
-        self._over = threading.Event()
+        # Taken by calls that begin or end, by the listener and by close(); again by a
+        # signal handler that happens to run while its own thread holds it.
+        self._lock = threading.RLock()
+        self._over = Signal()
         # Weak, because an interrupt may come before somebody can take one out.
         self._exchanges: "weakref.WeakValueDictionary[int, HTTPExchange]"
         self._exchanges = weakref.WeakValueDictionary()
@@ -357,9 +369,19 @@ def _checked(url: str) -> str:
     return url
 
 
-def _authorizer(auth: Any) -> Optional[Authorizer]:
+def authorizer_for(
+    auth: Any,
+    name: str,
+    url: str,
+    verify: Any,
+    proxies: Optional[Mapping[str, str]],
+) -> Optional[Authorizer]:
+    """Return what authorizes requests to a server, from what a caller gave."""
     if auth is None:
         return None
+    if hasattr(auth, "for_server"):
+        maker: AuthorizerMaker = auth
+        return maker.for_server(name, url, verify=verify, proxies=proxies)
     if hasattr(auth, "authorize") and hasattr(auth, "repair"):
         authorizer: Authorizer = auth
         return authorizer

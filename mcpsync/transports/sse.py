@@ -15,7 +15,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 
 from .._deadline import Deadline
 from .._lifecycle import Enrolled, enrol
-from .._sockets import Abort
+from .._sockets import Abort, Signal
 from .._text import clean
 from ..exceptions import (
     ClientClosed,
@@ -34,7 +34,7 @@ from ._http_wire import Configure, HTTPWire, bare_url, is_event_stream, same_ori
 from ._pending import PendingExchanges
 from ._weak import weakly
 from .base import Exchange, Limits, Note, Profile, Transport, Unsolicited
-from .http import _authorizer, _checked
+from .http import _checked, authorizer_for
 
 __all__ = ["SSETransport"]
 
@@ -75,7 +75,7 @@ class SSETransport(Transport, Enrolled):
             url,
             self.name,
             headers or {},
-            _authorizer(auth),
+            authorizer_for(auth, self.name, url, verify, proxies),
             verify,
             cert,
             proxies,
@@ -210,7 +210,7 @@ class _Stream:
         self._limit = transport.limits.message_bytes
         self._unsolicited = unsolicited
         self._abort: Abort = transport.wire.abort(Deadline(FOR_EVER))
-        self._ready = threading.Event()
+        self._ready = Signal()
         self._failure: Optional[MCPError] = None
         self._over = False
         self._flawed = False

@@ -194,14 +194,22 @@ class Repairing:
     def __init__(self, times: int) -> None:
         self.times = times
         self.seen: List[Any] = []
+        self.refused: List[object] = []
+        self.closed = False
 
-    def authorize(self, prepared: Any, deadline: Deadline) -> object:
+    def authorize(
+        self, prepared: Any, deadline: Deadline, refused: Optional[object] = None
+    ) -> object:
+        self.refused.append(refused)
         prepared.headers["Authorization"] = "Bearer credential-%d" % len(self.seen)
         return len(self.seen)
 
     def repair(self, credential: object, response: Any, deadline: Deadline) -> bool:
         self.seen.append((credential, response.status_code))
         return len(self.seen) <= self.times
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def test_a_repaired_credential_is_used_for_the_same_body() -> None:
@@ -216,13 +224,16 @@ def test_a_repaired_credential_is_used_for_the_same_body() -> None:
         assert len({request.body for request in server.requests}) == 1
         assert server.connections == 1
     assert auth.seen == [(0, 401), (1, 401)]
+    # Each time it is told what the same request carried before.
+    assert auth.refused == [None, 0, 1]
+    assert auth.closed
 
 
 def test_repairs_have_an_end() -> None:
     auth = Repairing(1000)
     error, times = refusal("401 Unauthorized", auth=auth)
     assert isinstance(error, AuthorizationError)
-    assert times == 4
+    assert times == 7
 
 
 def test_a_repair_that_fails_leaves_nothing_behind() -> None:

@@ -1,0 +1,192 @@
+"""One piece of work for many waiters.
+
+A rotated refresh token that was spent and not saved is a lost login. So the request
+and the save run on a thread of their own: a caller's Ctrl-C or timeout ends his wait,
+never the work. What a person has to do is done by the thread of the one who asked
+first, because only there can a terminal or a notebook be asked.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Generic,
+    Hashable,
+    List,
+    Optional,
+    Tuple,
+    TypeVar,
+    cast,
+)
+
+from .._deadline import Deadline
+from .._lifecycle import Enrolled, enrol
+from ..exceptions import AuthorizationError, ClientClosed, MCPError
+
+__all__ = ["Flight", "Flights", "flights"]
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """Work in progress. Any number of threads may wait for it.
+
+    Made by :class:`Flights`; the one who leads it calls :meth:`start` or :meth:`run`.
+
+    Attributes:
+        leader: the thread that made it.
+        over: whether it has a result, or has failed.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], T], changed: threading.Condition
+    ) -> None:
+        self._name = name
+        self._work = work
+        self._changed = changed
+        self._results: List[T] = []
+        self._failure: Optional[BaseException] = None
+        self.leader = threading.get_ident()
+        self.over = False
+
+    def start(self) -> None:
+        """Do the work on a thread of its own, which nobody can stop."""
+        thread = threading.Thread(target=self._work_out, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except BaseException as error:
+            self._end([], error)
+            raise
+
+    def run(self) -> T:
+        """Do the work on this thread; return or raise what comes of it."""
+        try:
+            result = self._work()
+        except BaseException as error:
+            self._end([], error)
+            raise
+        self._end([result], None)
+        return result
+
+    def _work_out(self) -> None:
+        try:
+            self.run()
+        except BaseException:
+            # Whoever waits gets it.
+            return
+
+    def _end(self, results: List[T], failure: Optional[BaseException]) -> None:
+        with self._changed:
+            self._results, self._failure = results, failure
+            self.over = True
+            self._changed.notify_all()
+
+    def wait(
+        self, deadline: Deadline, is_closed: Optional[Callable[[], bool]] = None
+    ) -> T:
+        """Return the result.
+
+        Args:
+            deadline: the waiter's own; when it passes, the work goes on.
+            is_closed: tells whether the waiter has lost interest; asked whenever
+                :meth:`Flights.wake` was called.
+
+        Raises:
+            RequestTimeout: the deadline passed.
+            ClientClosed: the waiter has lost interest.
+            MCPError: the work failed.
+        """
+        while not self.over:
+            if is_closed is not None and is_closed():
+                raise ClientClosed("the client was closed")
+            if deadline.expired:
+                raise deadline.error(None, None)
+            with self._changed:
+                if not self.over and not (is_closed is not None and is_closed()):
+                    self._changed.wait(deadline.wait_seconds())
+        return self._outcome()
+
+    def _outcome(self) -> T:
+        failure = self._failure
+        if failure is None:
+            return self._results[0]
+        if isinstance(failure, MCPError):
+            raise _copy(failure) from failure
+        if not isinstance(failure, Exception):
+            raise AuthorizationError("the login was given up") from failure
+        raise AuthorizationError(
+            "authorization failed unexpectedly: %s" % type(failure).__name__
+        ) from failure
+
+
+class Flights(Enrolled):
+    """The flights of this process: at most one for each key at a time.
+
+    For any number of threads. The child of a fork has none: they are the parent's.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+        enrol(self)
+
+    def _begin(self) -> None:
+        # Guards the table, and the outcome of every flight.
+        # Never while held: the work.
+        # Taken by whoever joins, leads, ends or awaits a flight; again by a signal
+        # handler that happens to run while its own thread holds it.
+        self._changed = threading.Condition(threading.RLock())
+        self._flights: Dict[Hashable, Flight[Any]] = {}
+
+    def after_fork_in_child(self) -> None:
+        self._begin()
+
+    def current(self, key: Hashable) -> Optional[Flight[Any]]:
+        """Return the flight that is under way, if there is one."""
+        with self._changed:
+            flight = self._flights.get(key)
+            return None if flight is None or flight.over else flight
+
+    def join(
+        self, key: Hashable, name: str, work: Callable[[], T]
+    ) -> Tuple[Flight[T], bool]:
+        """Return the flight for a key, and whether the caller has to lead it.
+
+        Args:
+            name: of the thread, if it gets one.
+            work: what is to be done, unless it is under way.
+        """
+        with self._changed:
+            for known, flight in list(self._flights.items()):
+                if flight.over:
+                    del self._flights[known]
+            under_way = self._flights.get(key)
+            if under_way is not None:
+                # Its own leader asks only if he was interrupted before he began.
+                mine = under_way.leader == threading.get_ident()
+                return cast("Flight[T]", under_way), mine
+            led: Flight[T] = Flight(name, work, self._changed)
+            self._flights[key] = led
+            return led, True
+
+    def alone(self, name: str, work: Callable[[], T]) -> Flight[T]:
+        """Return a flight that nobody can join."""
+        return Flight(name, work, self._changed)
+
+    def wake(self) -> None:
+        """Let all who wait look whether they still want to."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+flights = Flights()
+
+
+def _copy(failure: MCPError) -> MCPError:
+    """Return a twin: several threads raising one exception would mix tracebacks."""
+    twin = type(failure).__new__(type(failure))
+    twin.args = failure.args
+    twin.__dict__.update(failure.__dict__)
+    return twin
