@@ -66,7 +66,10 @@ def code_of(error: BaseException) -> str:
 def hint_for(error: BaseException) -> Optional[str]:
     """Return what to do about it on the command line, where that can be said."""
     if isinstance(error, exceptions.AuthorizationError):
-        return "give a token with --header-from-env Authorization=VARIABLE"
+        return (
+            "`mcpsync login URL` logs in; "
+            "--header-from-env Authorization=VARIABLE gives a token"
+        )
     if isinstance(
         error, (exceptions.MissingRequiredClientCapability, exceptions.InputRequired)
     ):

@@ -107,13 +107,15 @@ class _Verb:
 
     Attributes:
         words: its positional arguments, the server apart.
-        server: whether it talks to a server that the user names.
+        server: whether it is about a server that the user names.
+        commands: whether that server may be a command.
     """
 
     help: str
     words: str = ""
     text: str = ""
     server: bool = True
+    commands: bool = True
 
 
 _PAIRS = """
@@ -159,6 +161,17 @@ _VERBS: Dict[str, _Verb] = {
         "  mcpsync complete http://localhost:3001/mcp greeting style=f",
     ),
     "ping": _Verb("ask the server for a sign of life"),
+    "login": _Verb(
+        "log in to a server, and keep the credentials",
+        text="Opens a browser, and keeps what comes of it in the keyring, or in a\n"
+        "private file where there is none. A client secret is never an argument: it\n"
+        "comes from a variable, or is asked for.",
+        commands=False,
+    ),
+    "logout": _Verb(
+        "revoke the credentials of a server, and forget them",
+        commands=False,
+    ),
     "demo": _Verb(
         "see the client at work on a server that comes with it",
         text="Starts the bundled demo server over stdio and HTTP, and talks to it in\n"
@@ -224,6 +237,8 @@ def _usage(verb: _Verb) -> str:
     if not verb.server:
         return "%(prog)s [options]"
     words = " " + verb.words if verb.words else ""
+    if not verb.commands:
+        return "%%(prog)s URL%s [options]" % words
     return (
         "%%(prog)s URL%s [options]\n"
         "       %%(prog)s%s [options] -- COMMAND [ARGUMENT ...]"
@@ -247,6 +262,8 @@ def _add_own_options(parser: argparse.ArgumentParser, verb: str) -> None:
             action="store_true",
             help="it is a resource template, even without ://",
         )
+    elif verb in ("login", "logout"):
+        _add_login_options(add, verb)
     if verb in ("read", "call"):
         add(
             "-o",
@@ -258,6 +275,38 @@ def _add_own_options(parser: argparse.ArgumentParser, verb: str) -> None:
                 else "save images, sounds and blobs; several need a directory"
             ),
         )
+
+
+def _add_login_options(add: Any, verb: str) -> None:
+    add("--name", metavar="NAME", help="how the server is called (default: its host)")
+    add(
+        "--store",
+        choices=("auto", "keyring", "file"),
+        help="where credentials are kept (default: auto)",
+    )
+    if verb != "login":
+        return
+    add("--no-browser", action="store_true", help="print the URL, take a pasted one")
+    add(
+        "--scopes",
+        action="append",
+        metavar="SCOPES",
+        help="scopes to ask for besides those that the server names",
+    )
+    add("--client-id", metavar="ID", help="a client that was registered by hand")
+    add(
+        "--client-secret-from-env",
+        metavar="VARIABLE",
+        help="its secret, from the environment",
+    )
+    add("--ask-secret", action="store_true", help="its secret, asked for")
+    add("--issuer", metavar="URL", help="where that client is registered")
+    add(
+        "--client-metadata-url",
+        metavar="URL",
+        help="the URL of the client's own metadata document",
+    )
+    add("--redirect-uri", metavar="URI", help="where the browser comes back to")
 
 
 def _seconds(text: str) -> float:
@@ -387,4 +436,19 @@ def settings_from(
     )
 
 
-_OWN = ("json_arguments", "save_to", "schema", "template")
+_OWN = (
+    "ask_secret",
+    "client_id",
+    "client_metadata_url",
+    "client_secret_from_env",
+    "issuer",
+    "json_arguments",
+    "name",
+    "no_browser",
+    "redirect_uri",
+    "save_to",
+    "schema",
+    "scopes",
+    "store",
+    "template",
+)

@@ -30,6 +30,11 @@ def run(settings: Settings, output: Output) -> int:
     try:
         if settings.verb == "demo":
             return run_demo(settings, output)
+        if settings.verb in ("login", "logout"):
+            # Loaded for these alone.
+            from ._login import run_login_verb
+
+            return run_login_verb(settings, output)
         server, words = server_from(settings)
         output.server, output.secrets = server.label, server.secrets
         # Reads all the words first: nothing is started for a command that is wrong.
