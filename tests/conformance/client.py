@@ -12,10 +12,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Callable, Dict
+from typing import Any, Callable, Dict, Optional
+
+import requests
 
 import mcpsync
 from mcpsync import types
+from mcpsync.auth import grants
 
 
 def main() -> None:
@@ -29,6 +32,7 @@ def main() -> None:
         on_elicitation=confirm,
         on_sampling=sample,
         roots=[types.Root(uri="file:///tmp", name="tmp")],
+        auth=authorization(scenario),
     ) as client:
         make_calls(client)
 
@@ -91,6 +95,81 @@ def echo_schema(client: mcpsync.Client) -> None:
     tools = {tool.name: tool for tool in client.list_tools()}
     schema = tools["json_schema_2020_12_tool"].input_schema
     client.call_tool("json_schema_echo", {"schema": schema})
+
+
+# --- authorization ----------------------------------------------------------------
+
+
+def authorization(scenario: str) -> Optional[mcpsync.OAuth]:
+    """Return how the program is authorized, from what its user would know."""
+    if "auth" not in scenario:
+        return None
+    context = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
+    options: Dict[str, Any] = {"flow": log_in, "store": "memory"}
+    name = scenario.rpartition("/")[2]
+    if name in GRANTS:
+        options["grant"] = GRANTS[name](context)
+    elif name == "basic-cimd":
+        options["client_metadata_url"] = CLIENT_METADATA_URL
+    elif name == "pre-registration":
+        for key in ("client_id", "client_secret", "issuer"):
+            options[key] = context.get(key)
+    elif name.startswith("dpop"):
+        options["dpop"] = True
+    return mcpsync.OAuth(**options)
+
+
+def log_in(url: str) -> str:
+    """Be the person with the browser: the suite's servers ask nothing."""
+    response = requests.get(url, allow_redirects=False, timeout=30)
+    return response.headers["Location"]
+
+
+CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"
+
+
+def client_secret(context: Dict[str, str]) -> grants.ClientCredentials:
+    """Identify the program by a secret."""
+    return grants.ClientCredentials(context["client_id"], context["client_secret"])
+
+
+def client_key(context: Dict[str, str]) -> grants.ClientCredentials:
+    """Identify the program by a key."""
+    return grants.ClientCredentials(
+        context["client_id"],
+        private_key=context["private_key_pem"],
+        algorithm=context["signing_algorithm"],
+    )
+
+
+def enterprise(context: Dict[str, str]) -> grants.EnterpriseManaged:
+    """Let the company's identity provider decide."""
+    return grants.EnterpriseManaged(
+        idp_token_endpoint=context["idp_token_endpoint"],
+        id_token=context["idp_id_token"],
+        idp_client_id=context["idp_client_id"],
+        client_id=context["client_id"],
+        client_secret=context["client_secret"],
+        # The suite does not say which authorization server the company trusts.
+        accepts_issuer=lambda issuer: True,
+        # Nor does its metadata name the profile.
+        require_profile=False,
+    )
+
+
+def workload(context: Dict[str, str]) -> grants.WorkloadIdentity:
+    """Show what the platform says about the program."""
+    return grants.WorkloadIdentity(
+        lambda issuer: context["valid_jwt"], context["client_id"]
+    )
+
+
+GRANTS: Dict[str, Callable[[Dict[str, str]], Any]] = {
+    "client-credentials-basic": client_secret,
+    "client-credentials-jwt": client_key,
+    "enterprise-managed-authorization": enterprise,
+    "wif-jwt-bearer": workload,
+}
 
 
 SCENARIOS: Dict[str, Callable[[mcpsync.Client], None]] = {

@@ -45,6 +45,42 @@ REQUIRED = (
     "http-invalid-tool-headers",
     "json-schema-ref-no-deref",
     "json-schema-2020-12-preservation",
+    "auth/2025-03-26-oauth-endpoint-fallback",
+    "auth/2025-03-26-oauth-metadata-backcompat",
+    "auth/authorization-server-migration",
+    "auth/basic-cimd",
+    "auth/iss-normalized",
+    "auth/iss-not-advertised",
+    "auth/iss-supported",
+    "auth/iss-supported-missing",
+    "auth/iss-unexpected",
+    "auth/iss-wrong-issuer",
+    "auth/metadata-default",
+    "auth/metadata-issuer-mismatch",
+    "auth/metadata-var1",
+    "auth/metadata-var2",
+    "auth/metadata-var3",
+    "auth/offline-access-not-supported",
+    "auth/offline-access-scope",
+    "auth/pre-registration",
+    "auth/resource-mismatch",
+    "auth/scope-from-scopes-supported",
+    "auth/scope-from-www-authenticate",
+    "auth/scope-omitted-when-undefined",
+    "auth/scope-retry-limit",
+    "auth/scope-step-up",
+    "auth/token-endpoint-auth-basic",
+    "auth/token-endpoint-auth-none",
+    "auth/token-endpoint-auth-post",
+)
+# Those of the extensions belong to no revision.
+EXTENSIONS = (
+    "auth/client-credentials-basic",
+    "auth/client-credentials-jwt",
+    "auth/dpop",
+    "auth/dpop-nonce",
+    "auth/enterprise-managed-authorization",
+    "auth/wif-jwt-bearer",
 )
 # http-standard-headers lists every method of every revision; these two do not exist
 # in the one it runs at.
@@ -98,6 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("scenario", nargs="*", help="scenarios to run (default: the required ones)")
     add("--all", action="store_true", help="run every client scenario of the suite")
+    add("--extensions", action="store_true", help="run those of the extensions alone")
     add("--revision", help="run only cells of this protocol revision")
     add("--force-revision", metavar="REVISION", help="run extensions at this revision")
     add("--hide-version", action="store_true", help=f"unset {VERSION_VARIABLE}")
@@ -114,7 +151,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def select(cells: List[Cell], options: argparse.Namespace) -> List[Cell]:
     """Return the cells that the options ask for; an unknown name is an error."""
-    names = options.scenario or REQUIRED
+    chosen = EXTENSIONS if options.extensions else REQUIRED + EXTENSIONS
+    names = options.scenario or chosen
     known = {cell.scenario for cell in cells}
     unknown = [name for name in names if name not in known]
     if unknown:
