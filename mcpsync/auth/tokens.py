@@ -447,7 +447,6 @@ def _secrets(sent: Iterable[str], answer: Mapping[str, JSON]) -> List[str]:
     plain = list(sent)
     received = (answer.get(name) for name in _SECRET_ANSWERS)
     plain += [value for value in received if isinstance(value, str)]
-    plain += [value.rpartition(" ")[2] for value in plain]
     quoted = [urllib.parse.quote(value, safe="") for value in plain]
     return plain + quoted + [urllib.parse.quote_plus(value) for value in plain]
 
