@@ -12,7 +12,7 @@ import pytest
 
 import mcpsync
 from mcpsync.demo import serve_http
-from mcpsync.demo._handler import Handler, Refusal
+from mcpsync.demo._handler import Handler
 
 TOKEN = "initial-access-token"
 NAME = "rmcp_http_oauth"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from .._deadline import Deadline
-from ..exceptions import AuthorizationError, TokenError
+from .._text import clean
+from ..exceptions import AuthorizationError, IssuerMismatch, TokenError
 from . import tokens
 from ._fetch import Fetcher
 from ._records import (
@@ -121,6 +122,12 @@ class Acquisition:
             metadata = legacy_server_metadata(self._fetcher, url, deadline)
             return Site(metadata, canonical_resource(url), None, given)
         issuer = choose_issuer(description, self._known_issuers(description))
+        wanted = self._config.known_issuer
+        if wanted is not None and issuer != wanted:
+            raise IssuerMismatch(
+                "the server wants tokens of %s, but the configuration says %s"
+                % (clean(issuer, 200), clean(wanted, 200))
+            )
         metadata = find_server_metadata(self._fetcher, issuer, deadline, self._cache)
         return Site(metadata, description.resource, description, given)
 

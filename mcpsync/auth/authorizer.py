@@ -59,7 +59,8 @@ class Need:
     """What somebody needs a token for.
 
     Attributes:
-        challenges: those of the response that refused the last one.
+        challenges: those of the response that refused the last one; ``None``: the last
+            one was not refused.
         refused: the access token that was refused.
         scopes: what the token must be good for; ``None``: whatever is usual.
         may_refresh: whether a refresh token may be used.
@@ -67,7 +68,7 @@ class Need:
         may_adopt: whether what somebody else has got meanwhile will do.
     """
 
-    challenges: Tuple[Challenge, ...] = ()
+    challenges: Optional[Tuple[Challenge, ...]] = None
     refused: Optional[str] = None
     scopes: Optional[Names] = None
     may_refresh: bool = True
@@ -278,7 +279,7 @@ class Authorizer(Enrolled):
         may_refresh = need.may_refresh and stored is not None
         if stored is None or stored.token.refresh_token is None:
             may_refresh = False
-        if may_refresh and not need.challenges:
+        if may_refresh and need.challenges is None:
             assert stored is not None
             refreshed = self._refreshed_as_before(acquisition, stored)
             if refreshed is not None:
@@ -287,7 +288,7 @@ class Authorizer(Enrolled):
         can_log_in = need.may_log_in and config.is_interactive
         if not (may_refresh or config.grant is not None or can_log_in):
             raise self._login_required(self._why(stored))
-        site = acquisition.discover(need.challenges)
+        site = acquisition.discover(need.challenges or ())
         if config.grant is not None:
             scopes = acquisition.scopes(site, need.scopes)
             return Obtained(acquisition.grant(site, scopes), "grant")
@@ -349,11 +350,11 @@ class Authorizer(Enrolled):
             return unsaved
         name, url = self.server.name, self.server.url
         # Only after a refusal is it worth asking a keyring that knows of nothing.
-        search = isinstance(self._store, AutoStore) and bool(need.challenges)
-        if search and isinstance(self._store, AutoStore):
-            stored = self._store.search(name, url)
+        store = self._store
+        if need.challenges is not None and isinstance(store, AutoStore):
+            stored = store.search(name, url)
         else:
-            stored = self._store.load(name, url)
+            stored = store.load(name, url)
         stored = self._accepted(stored)
         if stored is None and self._held is not None:
             # Somebody logged out.
@@ -460,7 +461,7 @@ class Authorizer(Enrolled):
         """
         name, url = self.server.name, self.server.url
         with self._store.lock(name, url):
-            stored = self._reread(Need(challenges=(Challenge("bearer"),)))
+            stored = self._reread(Need(challenges=()))
             try:
                 if stored is not None:
                     self._acquisition(stored).revoke(stored)
