@@ -317,3 +317,40 @@ def test_a_service_that_never_answers_costs_its_limit_once(run: Run) -> None:
     assert found["thread"] == [["mcpsync-keyring", True]]
     warnings = [text for level, text in found["said"] if level == "WARNING"]
     assert len(warnings) == 1 and "within 5 s" in warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["dead", "locked", "absent"])
+def test_what_a_client_pays_for_a_desktop_without_one(run: Run, kind: str) -> None:
+    script = """
+        import mcpsync
+        from mcpsync.demo import serve_http
+        from mcpsync.demo._handler import Handler
+
+        class Guarded(Handler):
+            def _route(self, paths):
+                self._read_body()
+                self._reply(401, b"", [("WWW-Authenticate", "Bearer")])
+
+        with serve_http() as server:
+            with mcpsync.connect(server.url) as client:
+                client.ping()
+            found = {"untouched": "keyring" not in sys.modules}
+        found["refused"] = []
+        with serve_http() as server:
+            server._server.RequestHandlerClass = Guarded
+            for _ in range(3):
+                begin = time.monotonic()
+                try:
+                    mcpsync.connect(server.url)
+                except mcpsync.LoginRequired:
+                    found["refused"].append(time.monotonic() - begin)
+        print(json.dumps({**found, "said": said}))
+    """
+    found = run(kind, script)
+    # A server that wants no login costs nothing; others the limit, and only once.
+    assert found["untouched"]
+    first, second, third = found["refused"]
+    assert (4 if kind == "dead" else 0) < first < 30
+    assert second < 4 and third < 4
+    warnings = [text for level, text in found["said"] if level == "WARNING"]
+    assert len(warnings) == 1 and "keyring" in warnings[0]
