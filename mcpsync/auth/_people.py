@@ -45,6 +45,9 @@ class Person(Protocol):
     def code(self, pending: PendingLogin) -> str:
         """Return the code that comes of a login; blocks until it does."""
 
+    def give_up(self) -> None:
+        """Let the one who waits for a code raise, where that can be done."""
+
 
 def show(text: str) -> None:
     """Print what a person must read, where it does not mix with a program's data."""
@@ -76,6 +79,9 @@ class AtBrowser:
     def __exit__(self, *exc_info: object) -> None:
         self._listener.close()
 
+    def give_up(self) -> None:
+        self._listener.close()
+
     def code(self, pending: PendingLogin) -> str:
         deadline = Deadline.after(LOGIN_SECONDS)
         return browser_flow(pending, self._listener, deadline, show=show)
@@ -89,6 +95,9 @@ class _Elsewhere:
 
     def __exit__(self, *exc_info: object) -> None:
         return None
+
+    def give_up(self) -> None:
+        """Whoever is asking cannot be interrupted from outside."""
 
 
 class AtTerminal(_Elsewhere):

@@ -20,6 +20,7 @@ from .._lifecycle import Enrolled, enrol
 from .._text import clean
 from ..exceptions import (
     AuthorizationError,
+    ClientClosed,
     ConfigError,
     CredentialStoreError,
     LoginRequired,
@@ -28,17 +29,18 @@ from ..exceptions import (
 )
 from ._acquisition import UNKNOWN_CLIENT, WORK_SECONDS, Acquisition, Server, Site
 from ._fetch import Fetcher
-from ._records import Challenge, Credentials, Token
+from ._records import Challenge, Credentials
 from .discovery import MetadataCache
 from .flight import flights
 from .login import read_callback
 from .stores import AutoStore, registrations_of
 
 if TYPE_CHECKING:
+    from ._people import Person
     from .login import PendingLogin
     from .oauth import OAuth
 
-__all__ = ["Authorizer", "Need", "Obtained", "is_stale"]
+__all__ = ["Authorizer", "Need", "Obtained"]
 
 _log = logging.getLogger("mcpsync.auth")
 
@@ -48,12 +50,6 @@ Names = Tuple[str, ...]
 LEEWAY = 30.0
 
 
-def is_stale(token: Token, now: Optional[float] = None) -> bool:
-    """Return whether a token has expired, or will within half a minute."""
-    moment = time.time() if now is None else now
-    return token.expires_at is not None and token.expires_at - LEEWAY <= moment
-
-
 @dataclass(frozen=True)
 class Need:
     """What somebody needs a token for.
@@ -61,11 +57,10 @@ class Need:
     Attributes:
         challenges: those of the response that refused the last one; ``None``: the last
             one was not refused.
-        refused: the access token that was refused.
+        refused: the access token that was refused, or is about to expire.
         scopes: what the token must be good for; ``None``: whatever is usual.
         may_refresh: whether a refresh token may be used.
         may_log_in: whether a person may be asked, if the configuration says how.
-        may_adopt: whether what somebody else has got meanwhile will do.
     """
 
     challenges: Optional[Tuple[Challenge, ...]] = None
@@ -73,14 +68,32 @@ class Need:
     scopes: Optional[Names] = None
     may_refresh: bool = True
     may_log_in: bool = True
-    may_adopt: bool = True
 
     def is_met_by(self, credentials: Credentials) -> bool:
+        """Return whether what somebody else has got meanwhile will do."""
         token = credentials.token
-        if token.access_token == self.refused or is_stale(token):
+        expired = token.expires_at is not None and token.expires_at <= time.time()
+        if expired or token.access_token == self.refused:
             return False
         scope = credentials.requested_scopes if token.scope is None else token.scope
-        return self.may_adopt and set(self.scopes or ()) <= set(scope)
+        return set(self.scopes or ()) <= set(scope)
+
+
+class _Moment(NamedTuple):
+    """A moment by two clocks: one may be set, the other rests while a laptop sleeps."""
+
+    wall: float
+    monotonic: float
+
+    @classmethod
+    def after(cls, seconds: float) -> "_Moment":
+        return cls(time.time() + seconds, time.monotonic() + seconds)
+
+    def is_over(self) -> bool:
+        return time.time() >= self.wall or time.monotonic() >= self.monotonic
+
+
+_FOR_EVER = _Moment(float("inf"), float("inf"))
 
 
 class Obtained(NamedTuple):
@@ -114,9 +127,10 @@ class Authorizer(Enrolled):
         self._cache = MetadataCache()
         # All of these are replaced in single steps; any thread may read them.
         self._held: Optional[Credentials] = None
-        self._fresh_until = float("inf")
+        self._fresh_until = _FOR_EVER
         self._loaded = False
         self._unsaved: Optional[Credentials] = None
+        self._person: Optional[Person] = None
         self._closed = False
         enrol(self)
 
@@ -129,6 +143,9 @@ class Authorizer(Enrolled):
         """Let those who wait here raise ClientClosed. Idempotent; any thread."""
         self._closed = True
         flights.wake()
+        person = self._person
+        if person is not None:
+            person.give_up()
 
     # --- what is held -------------------------------------------------------
 
@@ -148,30 +165,28 @@ class Authorizer(Enrolled):
             MCPError: they have expired and cannot be refreshed just now.
         """
         held = self.held
-        if held is None or not self._is_stale(held):
+        if held is None or not self._fresh_until.is_over():
             return held
-        if held.token.refresh_token is None:
+        if held.token.refresh_token is None and self.config.grant is None:
             # By our clock alone: let the server say so.
             return held
+        need = Need(refused=held.token.access_token, may_log_in=False)
         try:
-            return self.obtain(Need(may_log_in=False), deadline).credentials
+            return self.obtain(need, deadline).credentials
         except LoginRequired:
             # Perhaps the server does not even ask for any.
             return self._held
         except (AuthorizationError, CredentialStoreError):
-            if held.token.expires_at is not None:
-                if held.token.expires_at > time.time():
-                    return held
-            raise
+            expires = held.token.expires_at
+            if expires is None or expires <= time.time():
+                raise
+            return held
 
-    def _is_stale(self, credentials: Credentials) -> bool:
-        # Two clocks: one may be set, and the other stands still while a laptop sleeps.
-        return is_stale(credentials.token) or time.monotonic() >= self._fresh_until
-
-    def _hold(self, credentials: Optional[Credentials]) -> None:
+    def _hold(self, credentials: Optional[Credentials], leeway: float = LEEWAY) -> None:
         expires = None if credentials is None else credentials.token.expires_at
-        seconds = float("inf") if expires is None else expires - time.time() - LEEWAY
-        self._fresh_until = time.monotonic() + seconds
+        self._fresh_until = _FOR_EVER
+        if expires is not None:
+            self._fresh_until = _Moment.after(expires - time.time() - leeway)
         self._held = credentials
         self._loaded = True
 
@@ -204,28 +219,45 @@ class Authorizer(Enrolled):
         try:
             while True:
                 obtained, mine = self._next(need, key, deadline)
-                if mine or need.is_met_by(obtained.credentials):
-                    self._hold(obtained.credentials)
-                    return obtained
+                if obtained is not None:
+                    if mine or need.is_met_by(obtained.credentials):
+                        self._take(obtained)
+                        return obtained
         except MCPError as error:
             error.server = error.server or self.server.name
             raise
 
+    def _take(self, obtained: Obtained) -> None:
+        """Hold credentials from now on; new ones for most of their life."""
+        expires, leeway = obtained.credentials.token.expires_at, LEEWAY
+        if obtained.source != "store" and expires is not None:
+            leeway = min(LEEWAY, max(0.0, expires - time.time()) / 4)
+        self._hold(obtained.credentials, leeway)
+
     def _next(
         self, need: Need, key: Tuple[object, ...], deadline: Deadline
-    ) -> Tuple[Obtained, bool]:
-        """Lead or join one flight; return what comes of it and whether it was ours."""
+    ) -> Tuple[Optional[Obtained], bool]:
+        """Lead or join one flight; return what comes of it and whether it was ours.
+
+        ``None``: it was another's, for whom nobody could be asked.
+        """
         login = flights.current((*key, "login"))
-        if login is not None:
+        if login is not None and need.challenges is not None:
             return login.wait(deadline, self._is_closed), False
         name = "mcpsync-auth-%s" % self.server.name
         silent, lead = flights.join((*key, "silent"), name, lambda: self._renew(need))
         if lead:
             silent.start()
-        found = silent.wait(deadline, self._is_closed)
+        may_log_in = need.may_log_in and self.config.is_interactive
+        try:
+            found = silent.wait(deadline, self._is_closed)
+        except LoginRequired:
+            if lead or not may_log_in:
+                raise
+            return None, False
         if isinstance(found, Obtained):
             return found, lead
-        if not (need.may_log_in and self.config.is_interactive):
+        if not may_log_in:
             raise self._login_required()
         site = found
 
@@ -394,7 +426,7 @@ class Authorizer(Enrolled):
             acquisition.restart_clock()
             with self.config.person(self._registrations, site) as person:
                 pending = acquisition.begin_login(site, scopes, person.redirect_uri)
-                code = person.code(pending)
+                code = self._code(person, pending)
             try:
                 credentials = self.finish(acquisition, pending, code)
                 break
@@ -404,6 +436,18 @@ class Authorizer(Enrolled):
                 if not acquisition.forget_client(pending.client):
                     raise
         return Obtained(credentials, "login")
+
+    def _code(self, person: "Person", pending: "PendingLogin") -> str:
+        """Wait for a person, unless the client is closed."""
+        self._person = person
+        try:
+            return person.code(pending)
+        except LoginRequired:
+            if self._closed:
+                raise ClientClosed("the client was closed during the login") from None
+            raise
+        finally:
+            self._person = None
 
     def finish(
         self, acquisition: Acquisition, pending: "PendingLogin", code: str
@@ -480,4 +524,4 @@ class Authorizer(Enrolled):
             AuthorizationError: the login failed.
         """
         site = self._acquisition(self.held).discover_anew()
-        return self._log_in(site, Need(scopes=scopes, may_adopt=False)).credentials
+        return self._log_in(site, Need(scopes=scopes)).credentials

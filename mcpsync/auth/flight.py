@@ -38,17 +38,24 @@ class Flight(Generic[T]):
 
     Attributes:
         leader: the thread that made it.
+        next: the one that takes over from it, for all who have waited for it.
         over: whether it has a result, or has failed.
     """
 
     def __init__(
-        self, name: str, work: Callable[[], T], changed: threading.Condition
+        self,
+        name: str,
+        work: Callable[[], T],
+        changed: threading.Condition,
+        forget: Callable[[], object],
     ) -> None:
         self._name = name
-        self._work = work
+        self._work: Optional[Callable[[], T]] = work
         self._changed = changed
+        self._forget = forget
         self._results: List[T] = []
         self._failure: Optional[BaseException] = None
+        self.next: Optional[Flight[Any]] = None
         self.leader = threading.get_ident()
         self.over = False
 
@@ -62,9 +69,16 @@ class Flight(Generic[T]):
             raise
 
     def run(self) -> T:
-        """Do the work on this thread; return or raise what comes of it."""
+        """Do the work on this thread; return or raise what comes of it.
+
+        Raises:
+            AuthorizationError: it is this thread that does it already, further up.
+        """
+        work, self._work = self._work, None
+        if work is None:
+            raise AuthorizationError("the login needs itself to be over")
         try:
-            result = self._work()
+            result = work()
         except BaseException as error:
             self._end([], error)
             raise
@@ -82,6 +96,8 @@ class Flight(Generic[T]):
         with self._changed:
             self._results, self._failure = results, failure
             self.over = True
+            # Whoever keeps the table must not keep a traceback, or what it refers to.
+            self._forget()
             self._changed.notify_all()
 
     def wait(
@@ -144,36 +160,52 @@ class Flights(Enrolled):
         self._begin()
 
     def current(self, key: Hashable) -> Optional[Flight[Any]]:
-        """Return the flight that is under way, if there is one."""
+        """Return the flight that others have under way, if there is one."""
         with self._changed:
             flight = self._flights.get(key)
-            return None if flight is None or flight.over else flight
+            if flight is None or flight.leader == threading.get_ident():
+                return None
+            return flight
 
     def join(
-        self, key: Hashable, name: str, work: Callable[[], T]
+        self,
+        key: Hashable,
+        name: str,
+        work: Callable[[], T],
+        after: Optional[Flight[Any]] = None,
     ) -> Tuple[Flight[T], bool]:
         """Return the flight for a key, and whether the caller has to lead it.
 
         Args:
             name: of the thread, if it gets one.
             work: what is to be done, unless it is under way.
+            after: the flight that was waited for before. All who did get the same one,
+                even if it is over by now.
         """
         with self._changed:
-            for known, flight in list(self._flights.items()):
-                if flight.over:
-                    del self._flights[known]
-            under_way = self._flights.get(key)
-            if under_way is not None:
-                # Its own leader asks only if he was interrupted before he began.
-                mine = under_way.leader == threading.get_ident()
-                return cast("Flight[T]", under_way), mine
-            led: Flight[T] = Flight(name, work, self._changed)
+            found = self._flights.get(key)
+            if after is not None:
+                found = after.next = after.next or found
+            if found is not None:
+                # Its own leader asks only if he was interrupted before he began, or in
+                # the middle of the work.
+                mine = not found.over and found.leader == threading.get_ident()
+                return cast("Flight[T]", found), mine
+            led: Flight[T] = Flight(
+                name, work, self._changed, lambda: self._forget(key, led)
+            )
             self._flights[key] = led
+            if after is not None:
+                after.next = led
             return led, True
+
+    def _forget(self, key: Hashable, flight: Flight[Any]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     def alone(self, name: str, work: Callable[[], T]) -> Flight[T]:
         """Return a flight that nobody can join."""
-        return Flight(name, work, self._changed)
+        return Flight(name, work, self._changed, lambda: None)
 
     def wake(self) -> None:
         """Let all who wait look whether they still want to."""

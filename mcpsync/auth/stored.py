@@ -6,11 +6,12 @@ when something is stored, or when the server wants a login after all.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any, Mapping, Optional, Union
 
 from .._deadline import Deadline
-from ..exceptions import ConfigError
+from ..exceptions import ConfigError, CredentialStoreError
 from ._home import CREDENTIALS, INDEX, default_home
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .session import AuthorizedSession
 
 __all__ = ["STORED_LOGIN", "StoredLogin"]
+
+_log = logging.getLogger("mcpsync.auth")
 
 
 class StoredLogin:
@@ -58,13 +61,21 @@ class _StoredSession:
         if "Authorization" in prepared.headers:
             return None
         if not self._looked:
-            if _anything_is_stored():
-                session = self._made()
-                if session.authorizer.held is not None:
-                    self._session = session
+            self._look()
             self._looked = True
         known = self._session
         return None if known is None else known.authorize(prepared, deadline, refused)
+
+    def _look(self) -> None:
+        if not _anything_is_stored():
+            return
+        session = self._made()
+        try:
+            if session.authorizer.held is not None:
+                self._session = session
+        except CredentialStoreError as error:
+            # A server that wants no login shall not suffer for it.
+            _log.warning("stored logins cannot be used: %s", error)
 
     def repair(
         self, credential: object, response: "requests.Response", deadline: Deadline
