@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Optional, Tuple, Type
 
 from .. import exceptions
+from .._text import clean
+from ._parser import LOGIN_VERBS
 
 __all__ = [
     "AUTHORIZATION",
@@ -43,6 +46,8 @@ _EXIT_CODES: Tuple[Tuple[Type[BaseException], int], ...] = (
 
 def exit_code(error: BaseException) -> int:
     """Return the exit code for an exception that ended a command."""
+    if _is_outage(error):
+        return UNREACHABLE
     if isinstance(error, exceptions.InvalidParams) and error.method == "tools/call":
         # An unknown tool, or arguments that it does not take; both come as the result
         # of a tool as well, according to the protocol's revision.
@@ -63,15 +68,47 @@ def code_of(error: BaseException) -> str:
     return re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def hint_for(error: BaseException) -> Optional[str]:
-    """Return what to do about it on the command line, where that can be said."""
+def _is_outage(error: BaseException) -> bool:
+    """Tell whether nobody was refused: an authorization server could not answer."""
+    return isinstance(error, exceptions.AuthorizationError) and error.retryable
+
+
+def hint_for(
+    error: BaseException, verb: str = "", url: Optional[str] = None
+) -> Optional[str]:
+    """Return what to do about it on the command line, where that can be said.
+
+    Args:
+        url: of the server, as it was given.
+    """
     if isinstance(error, exceptions.AuthorizationError):
-        return (
-            "`mcpsync login URL` logs in; "
-            "--header-from-env Authorization=VARIABLE gives a token"
-        )
+        if _is_outage(error):
+            return None
+        return (_login_hint if verb in LOGIN_VERBS else _hint)(error, _shown(url))
     if isinstance(
         error, (exceptions.MissingRequiredClientCapability, exceptions.InputRequired)
     ):
         return "the server asks questions, which need a terminal on standard input"
+    return None
+
+
+def _shown(url: Optional[str]) -> str:
+    # What may be a secret does not belong into a text that people pass on.
+    if url is None or "@" in url or "?" in url:
+        return "URL"
+    return shlex.quote(clean(url, 500))
+
+
+def _hint(error: exceptions.AuthorizationError, where: str) -> str:
+    if isinstance(error, exceptions.InsufficientScope):
+        return '`mcpsync login %s --scopes "SCOPE ..."` asks for more scopes' % where
+    return (
+        "`mcpsync login %s` logs in; "
+        "--header-from-env Authorization=VARIABLE gives a token" % where
+    )
+
+
+def _login_hint(error: exceptions.AuthorizationError, where: str) -> Optional[str]:
+    if isinstance(error, (exceptions.DiscoveryError, exceptions.RegistrationError)):
+        return "`mcpsync info %s` tells whether the server wants a login" % where
     return None

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 from .._version import __version__
 
 __all__ = [
+    "LOGIN_VERBS",
     "Settings",
     "UsageError",
     "add_commands",
@@ -23,6 +24,9 @@ __all__ = [
     "settings_from",
     "split_command",
 ]
+
+#: The subcommands that are about a login, and talk to no server with it.
+LOGIN_VERBS = ("login", "logout")
 
 
 class UsageError(Exception):
@@ -164,12 +168,19 @@ _VERBS: Dict[str, _Verb] = {
     "login": _Verb(
         "log in to a server, and keep the credentials",
         text="Opens a browser, and keeps what comes of it in the keyring, or in a\n"
-        "private file where there is none. A client secret is never an argument: it\n"
-        "comes from a variable, or is asked for.",
+        "private file where there is none. Other commands, and programs that connect\n"
+        "to the same URL, use it from then on. A client secret is never an argument:\n"
+        "it comes from a variable, or is asked for.\n"
+        "\n"
+        "examples:\n"
+        "  mcpsync login https://example.com/mcp\n"
+        "  mcpsync login https://example.com/mcp --no-browser\n"
+        "  mcpsync login https://example.com/mcp --client-id my-client --ask-secret",
         commands=False,
     ),
     "logout": _Verb(
         "revoke the credentials of a server, and forget them",
+        text="Where they cannot be revoked, they are forgotten all the same.",
         commands=False,
     ),
     "demo": _Verb(
@@ -230,7 +241,8 @@ def add_commands(parser: argparse.ArgumentParser, *, talk_options: bool = True) 
         )
         added.add_argument("words", nargs="*", help=argparse.SUPPRESS)
         _add_own_options(added, name)
-        _add_options(added, talk_options, repeated=True)
+        hidden = name in LOGIN_VERBS
+        _add_options(added, talk_options, repeated=True, hidden=hidden)
 
 
 def _usage(verb: _Verb) -> str:
@@ -262,7 +274,7 @@ def _add_own_options(parser: argparse.ArgumentParser, verb: str) -> None:
             action="store_true",
             help="it is a resource template, even without ://",
         )
-    elif verb in ("login", "logout"):
+    elif verb in LOGIN_VERBS:
         _add_login_options(add, verb)
     if verb in ("read", "call"):
         add(
@@ -278,7 +290,11 @@ def _add_own_options(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _add_login_options(add: Any, verb: str) -> None:
-    add("--name", metavar="NAME", help="how the server is called (default: its host)")
+    add(
+        "--name",
+        metavar="NAME",
+        help="what it is kept under, for connect(URL, name=NAME) (default: the host)",
+    )
     add(
         "--store",
         choices=("auto", "keyring", "file"),
@@ -286,27 +302,39 @@ def _add_login_options(add: Any, verb: str) -> None:
     )
     if verb != "login":
         return
-    add("--no-browser", action="store_true", help="print the URL, take a pasted one")
+    add(
+        "--no-browser",
+        action="store_true",
+        help="show the URL to open anywhere, and ask for the address where that ends",
+    )
     add(
         "--scopes",
         action="append",
         metavar="SCOPES",
-        help="scopes to ask for besides those that the server names",
+        help='scopes to ask for besides those that the server names: "a b"',
     )
     add("--client-id", metavar="ID", help="a client that was registered by hand")
     add(
         "--client-secret-from-env",
         metavar="VARIABLE",
-        help="its secret, from the environment",
+        help="the secret of that client, from the environment",
     )
-    add("--ask-secret", action="store_true", help="its secret, asked for")
+    add(
+        "--ask-secret",
+        action="store_true",
+        help="ask for the secret of that client, unseen",
+    )
     add("--issuer", metavar="URL", help="where that client is registered")
     add(
         "--client-metadata-url",
         metavar="URL",
         help="the URL of the client's own metadata document",
     )
-    add("--redirect-uri", metavar="URI", help="where the browser comes back to")
+    add(
+        "--redirect-uri",
+        metavar="URI",
+        help="where the browser comes back to (default: a free port of 127.0.0.1)",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -320,38 +348,22 @@ def _seconds(text: str) -> float:
 
 
 def _add_options(
-    parser: argparse.ArgumentParser, talk_options: bool, repeated: bool = False
+    parser: argparse.ArgumentParser,
+    talk_options: bool,
+    repeated: bool = False,
+    hidden: bool = False,
 ) -> None:
     """Add the options that every subcommand has.
 
     Repeated ones leave the values of the first alone unless they are given; those that
     add up have a second destination, because a subcommand's value replaces the other.
+
+    Args:
+        hidden: whether the help keeps the options about servers to itself.
     """
     default: Any = argparse.SUPPRESS if repeated else None
     more = "_more" if repeated else ""
-    group = parser.add_argument_group("server options")
-    add = group.add_argument
-    for flag, text in (
-        ("--timeout", "for one request (default: 300)"),
-        ("--startup-timeout", "for starting and connecting (default: 30)"),
-    ):
-        add(flag, type=_seconds, default=default, metavar="SECONDS", help=text)
-    add(
-        "--protocol",
-        default=default,
-        metavar="auto|legacy|VERSION",
-        help="the protocol to speak (default: auto)",
-    )
-    for flags, dest, metavar, text in _LISTS:
-        add(
-            *flags,
-            action="append",
-            dest=dest + more,
-            default=default,
-            metavar=metavar,
-            help=text,
-        )
-    add("--cwd", default=default, metavar="DIR", help="where the command runs")
+    _add_server_options(parser, default, more, hidden)
     talk = parser.add_argument_group("output options")
     talk.add_argument(
         "--output",
@@ -361,6 +373,30 @@ def _add_options(
     )
     if talk_options:
         _add_talk_options(talk, default, more)
+
+
+def _add_server_options(
+    parser: argparse.ArgumentParser, default: Any, more: str, hidden: bool
+) -> None:
+    group = parser.add_argument_group("server options")
+
+    def add(*flags: str, help: str, **settings: Any) -> None:
+        shown = argparse.SUPPRESS if hidden else help
+        group.add_argument(*flags, help=shown, default=default, **settings)
+
+    for flag, text in (
+        ("--timeout", "for one request (default: 300)"),
+        ("--startup-timeout", "for starting and connecting (default: 30)"),
+    ):
+        add(flag, type=_seconds, metavar="SECONDS", help=text)
+    add(
+        "--protocol",
+        metavar="auto|legacy|VERSION",
+        help="the protocol to speak (default: auto)",
+    )
+    for flags, dest, metavar, text in _LISTS:
+        add(*flags, action="append", dest=dest + more, metavar=metavar, help=text)
+    add("--cwd", metavar="DIR", help="where the command runs")
 
 
 _LISTS: Tuple[Tuple[Tuple[str, ...], str, str, str], ...] = (

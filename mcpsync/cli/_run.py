@@ -14,7 +14,7 @@ from ..types import ElicitRequest, ElicitResult
 from ._demo import run_demo
 from ._errors import code_of, exit_code, hint_for
 from ._output import Output
-from ._parser import Settings, UsageError
+from ._parser import LOGIN_VERBS, Settings, UsageError
 from ._target import Server, server_from
 from ._verbs import VERBS
 
@@ -30,7 +30,7 @@ def run(settings: Settings, output: Output) -> int:
     try:
         if settings.verb == "demo":
             return run_demo(settings, output)
-        if settings.verb in ("login", "logout"):
+        if settings.verb in LOGIN_VERBS:
             # Loaded for these alone.
             from ._login import run_login_verb
 
@@ -46,10 +46,10 @@ def run(settings: Settings, output: Output) -> int:
     except UsageError:
         raise
     except Exception as error:
-        return report(error, output)
+        return report(error, output, settings)
 
 
-def report(error: Exception, output: Output) -> int:
+def report(error: Exception, output: Output, settings: Settings) -> int:
     """Report what ended a command and return the exit code."""
     if not isinstance(error, MCPError):
         kind = "" if isinstance(error, OSError) else type(error).__name__ + ": "
@@ -57,7 +57,8 @@ def report(error: Exception, output: Output) -> int:
     else:
         output.server = error.server or output.server
         output.error(code_of(error), str(error))
-    hint = hint_for(error)
+    url = settings.words[0] if settings.words and not settings.command else None
+    hint = hint_for(error, settings.verb, url)
     if hint is not None:
         output.talk("mcpsync: " + hint)
     output.traceback(error)

@@ -9,7 +9,7 @@ from typing import Any, Dict, Sequence, Tuple, Union
 from urllib.parse import urlsplit
 
 from .._text import clean
-from ._parser import Settings, UsageError
+from ._parser import LOGIN_VERBS, Settings, UsageError
 
 __all__ = ["Server", "server_from"]
 
@@ -41,6 +41,8 @@ def server_from(settings: Settings) -> Tuple[Server, Tuple[str, ...]]:
     """
     if settings.command is not None:
         return _command(settings, settings.command), settings.words
+    if not settings.words and settings.verb in LOGIN_VERBS:
+        raise UsageError("the URL of a server is needed")
     if not settings.words:
         raise UsageError("a server is needed: a URL, or a command at the end, after --")
     url, *rest = settings.words
@@ -146,6 +148,10 @@ def _no_server(verb: str, word: str) -> str:
     scheme = word.partition("://")[0] if "://" in word else ""
     if scheme:
         return "%s: a URL begins with http:// or https://" % clean(word, 120)
+    if verb in LOGIN_VERBS:
+        return "%s is no URL: it begins with http:// or https://" % (
+            clean(repr(word), 120)
+        )
     return (
         "%s is no URL; for a command, put it after --, for example: mcpsync %s%s -- %s"
         % (
