@@ -280,6 +280,7 @@ class RegistrationSlot(Slot[ClientRecord]):
             secret_expires_at=_seconds(details, "secret_expires_at"),
             kind=_text(details, "kind") or "dcr",
             issuer=self._issuer,
+            scopes=_names(details, "scopes") if "scopes" in details else None,
         )
 
     def to_file(self, content: ClientRecord, previous: Values) -> Values:
@@ -290,6 +291,7 @@ class RegistrationSlot(Slot[ClientRecord]):
             "redirect_uris": list(content.redirect_uris),
             "secret_expires_at": content.secret_expires_at,
             "kind": content.kind,
+            "scopes": None if content.scopes is None else list(content.scopes),
         }
         return {
             **previous,

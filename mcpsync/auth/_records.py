@@ -48,6 +48,7 @@ class ClientRecord:
         secret_expires_at: seconds since the epoch; ``None``: never.
         kind: ``"dcr"``, ``"preregistered"`` or ``"cimd"``.
         issuer: the only server that may see it; ``None``: not bound yet.
+        scopes: what it was registered to ask for; ``None``: nobody knows.
     """
 
     client_id: str
@@ -57,6 +58,8 @@ class ClientRecord:
     secret_expires_at: Optional[float] = None
     kind: str = "dcr"
     issuer: Optional[str] = None
+    # Not part of what it is: credentials are kept without it.
+    scopes: Optional[Names] = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def choose_client(
     hosted: Optional[ClientRecord] = None,
     stored: Optional[ClientRecord] = None,
     redirect_uri: Optional[str] = None,
+    scopes: Optional[Sequence[str]] = None,
     now: float = 0.0,
 ) -> Optional[ClientRecord]:
     """Return the client to be at an authorization server; ``None``: register first.
@@ -76,6 +77,8 @@ def choose_client(
         hosted: a client whose `client_id` is the URL of its metadata document.
         stored: the registration that is kept for this issuer.
         redirect_uri: the one that will be used, if it is known by now.
+        scopes: those that will be asked for; many servers let a client ask for nothing
+            but what it was registered with.
         now: seconds since the epoch, to see whether a secret has expired.
 
     Raises:
@@ -87,7 +90,9 @@ def choose_client(
     if hosted is not None and metadata.client_id_metadata_document_supported:
         return hosted
     if stored is not None and _is_usable(stored, metadata.issuer, redirect_uri, now):
-        return stored
+        enough = stored.scopes is None or set(scopes or ()) <= set(stored.scopes)
+        if enough or metadata.registration_endpoint is None:
+            return stored
     if metadata.registration_endpoint is not None:
         return None
     raise RegistrationError(
@@ -158,7 +163,8 @@ def register(
     result = fetcher.post_json(endpoint, body, deadline, _WHAT)
     if result.status not in (200, 201):
         raise _refused(result, redirect_uris)
-    return _registered(result, metadata.issuer, tuple(redirect_uris))
+    client = _registered(result, metadata.issuer, tuple(redirect_uris))
+    return replace(client, scopes=tuple(scope or ()))
 
 
 def _described(

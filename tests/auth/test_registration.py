@@ -108,6 +108,27 @@ def test_stored_registrations(change: Dict[str, Any], usable: bool) -> None:
     assert found == (stored if usable else None)
 
 
+@pytest.mark.parametrize(
+    "registered, wanted, usable",
+    [
+        pytest.param(("a", "b"), ("b",), True, id="fewer"),
+        pytest.param(("a",), ("a", "b"), False, id="more"),
+        pytest.param((), ("a",), False, id="none so far"),
+        pytest.param(("a",), None, True, id="left to the server"),
+        pytest.param(None, ("a",), True, id="nobody knows"),
+    ],
+)
+def test_a_registration_is_good_for_its_scopes(
+    registered: Any, wanted: Any, usable: bool
+) -> None:
+    stored = replace(STORED, scopes=registered)
+    found = choose_client(SERVER, stored=stored, scopes=wanted)
+    assert found is (stored if usable else None)
+    # Better than none.
+    closed = replace(SERVER, registration_endpoint=None)
+    assert choose_client(closed, stored=stored, scopes=wanted) is stored
+
+
 def test_r12_a_redirect_uri_that_is_not_known_yet() -> None:
     assert choose_client(SERVER, stored=STORED) == STORED
 
@@ -157,7 +178,7 @@ def body_of(site: Site) -> Dict[str, Any]:
 
 
 def test_r5_what_is_registered(site: Site) -> None:
-    enlist(site, scope=("a", "b"))
+    assert enlist(site, scope=("a", "b")).scopes == ("a", "b")
     assert body_of(site) == {
         "client_name": "Tests",
         "redirect_uris": [LOOPBACK],
@@ -173,7 +194,7 @@ def test_r5_what_is_registered(site: Site) -> None:
 
 @pytest.mark.parametrize("scope", [None, ()])
 def test_r5_no_scope(site: Site, scope: Any) -> None:
-    enlist(site, scope=scope)
+    assert enlist(site, scope=scope).scopes == ()
     assert "scope" not in body_of(site)
 
 

@@ -170,6 +170,16 @@ def test_a_registration_whose_secret_has_expired_is_of_no_use(
     assert store.load_registration(ISSUER) == current
 
 
+@pytest.mark.parametrize("scopes", [None, (), ("mcp:read", "mcp:write")])
+def test_a_registration_keeps_the_scopes_that_it_is_for(
+    store: RegistrationStore, scopes: Any
+) -> None:
+    store.save_registration(registration(scopes=scopes))
+    found = store.load_registration(ISSUER)
+    assert found is not None
+    assert found.scopes == scopes
+
+
 def test_a_registration_without_issuer_is_kept_nowhere(
     store: RegistrationStore,
 ) -> None:
