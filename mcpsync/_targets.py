@@ -77,13 +77,22 @@ def _checked_url(url: str) -> str:
     if scheme in ("http", "https"):
         return url
     if scheme:
-        raise ConfigError(
-            "%s: the scheme must be http or https" % clean(repr(url), 120)
-        )
+        raise ConfigError("%s: the scheme must be http or https" % _shown(url))
     raise ConfigError(
         "%s is not a URL; give a command as a list of its parts, for example %s"
-        % (clean(repr(url), 120), clean(repr(url.split() or ["program"]), 120))
+        % (_shown(url), _shown(url, split=True))
     )
+
+
+def _shown(text: str, split: bool = False) -> str:
+    """Return what was given, without what may be a secret if it is a URL after all."""
+    head, at, tail = text.partition("://")
+    rest = tail if at else text
+    authority, slash, path = rest.partition("/")
+    rest = authority.rpartition("@")[2] + slash + path.partition("?")[0]
+    bare = head + at + rest if at else rest
+    shown: object = (bare.split() or ["program"]) if split else bare
+    return clean(repr(shown), 120)
 
 
 def _from_entry(

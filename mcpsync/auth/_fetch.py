@@ -368,6 +368,9 @@ class _Step(NamedTuple):
     kind: Type[AuthorizationError] = DiscoveryError
     secrets: Tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return "_Step(%r, %r)" % (self.what, bare_url(self.url))
+
     def error(self, reason: str, retryable: bool = False) -> AuthorizationError:
         """Return the exception for a failure of this step."""
         text = "the %s at %s failed: %s" % (self.what, bare_url(self.url), reason)

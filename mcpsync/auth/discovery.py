@@ -65,6 +65,9 @@ Names = Tuple[str, ...]
 _RESOURCE = "protected resource metadata"
 _SERVER = "authorization server metadata"
 
+#: Most authorization servers of one resource. The rest is ignored.
+MAX_SERVERS = 32
+
 _RESOURCE_PATH = "/.well-known/oauth-protected-resource"
 _OAUTH_PATH = "/.well-known/oauth-authorization-server"
 _OPENID_PATH = "/.well-known/openid-configuration"
@@ -145,6 +148,8 @@ def _resource_metadata(
         raise DiscoveryError(
             "the %s at %s names no authorization servers" % (_RESOURCE, bare_url(url))
         )
+    # Nobody needs more, and each may be looked up in a store.
+    servers = servers[:MAX_SERVERS]
     scopes = _scope_names(document.get("scopes_supported"))
     return ResourceMetadata(resource, servers, scopes, document)
 

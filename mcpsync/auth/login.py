@@ -74,6 +74,10 @@ _VERIFIER = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
 #: RFC 6749, appendix A.5 and A.11: visible characters and spaces.
 _VISIBLE = re.compile(r"[\x20-\x7e]+")
 
+#: What a URL may have and means something to a shell; but for the ampersand, which every
+#: URL of a login has.
+_SHELL = re.compile(r"[!$'()*;]")
+
 _WHOLE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
 
 _VERSION = 1
@@ -167,6 +171,8 @@ class PendingLogin:
         """
         endpoint = check_url(self.authorization_endpoint, "authorization endpoint")
         parameters = self._parameters()
+        # Should a user have named a shell as his browser: nothing in it is a command.
+        endpoint = _SHELL.sub(lambda match: "%%%02X" % ord(match.group()), endpoint)
         base, _, query = endpoint.partition("?")
         kept = [piece for piece in query.split("&") if piece]
         kept = [piece for piece in kept if _name_of(piece) not in parameters]

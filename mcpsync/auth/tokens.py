@@ -9,6 +9,7 @@ Specification: 2026-07-28, basic/authorization; RFC 6749, RFC 7009, RFC 9449.
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import math
 import re
@@ -492,11 +493,9 @@ def read_token(
     if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token):
         raise ValueError("it answered with a malformed access_token")
     token_type = _token_type(answer.get("token_type"), dpop_required)
-    expires_in = _lifetime(answer.get("expires_in"))
-    refresh_token = _refresh_token(answer.get("refresh_token"))
+    expires_in, refresh_token = _further(answer, previous)
     scope = _scope(answer.get("scope"))
     if previous is not None:
-        refresh_token = refresh_token or previous.refresh_token
         scope = previous.scope if scope is None else scope
     return Token(
         access_token,
@@ -505,6 +504,25 @@ def read_token(
         refresh_token,
         scope,
     )
+
+
+def _further(
+    answer: Mapping[str, JSON], previous: Optional[Token]
+) -> Tuple[Optional[float], Optional[str]]:
+    """Return the lifetime and the refresh token.
+
+    After a refresh the old token is spent: there a new one is not thrown away for
+    something else that is malformed.
+    """
+    if previous is None:
+        lifetime = _lifetime(answer.get("expires_in"))
+        return lifetime, _refresh_token(answer.get("refresh_token"))
+    kept, lifetime = previous.refresh_token, None
+    with contextlib.suppress(ValueError):
+        lifetime = _lifetime(answer.get("expires_in"))
+    with contextlib.suppress(ValueError):
+        kept = _refresh_token(answer.get("refresh_token")) or kept
+    return lifetime, kept
 
 
 def _token_type(value: JSON, dpop_required: bool) -> str:

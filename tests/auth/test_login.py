@@ -176,9 +176,10 @@ def test_an_endpoint_that_is_no_page_is_refused(endpoint: str) -> None:
 @pytest.mark.parametrize(
     "endpoint", ["https://as.example/$(calc)", "https://as.example/?a=&calc;'x'%20"]
 )
-def test_what_only_a_shell_would_mind_is_fine(endpoint: str) -> None:
+def test_what_only_a_shell_would_mind_is_encoded(endpoint: str) -> None:
     url = pending_login(authorization_endpoint=endpoint).authorization_url
-    assert re.fullmatch(r"https://[!-~]+", url)
+    assert re.fullmatch(r"https://[!-~]+", url) and not re.search("[!$'()*;]", url)
+    assert urllib.parse.unquote(url).startswith(urllib.parse.unquote(endpoint))
 
 
 def test_odd_values_are_encoded() -> None:
