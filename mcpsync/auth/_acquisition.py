@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from .._deadline import Deadline
 from .._text import clean
-from ..exceptions import AuthorizationError, IssuerMismatch, TokenError
+from ..exceptions import AuthorizationError, DiscoveryError, IssuerMismatch, TokenError
 from . import tokens
 from ._fetch import Fetcher
 from ._records import (
@@ -319,6 +319,12 @@ class Acquisition:
         """
         metadata, config = site.metadata, self._config
         require_s256(metadata, metadata.issuer in config.issuers_without_pkce)
+        if metadata.authorization_endpoint is None:
+            # Before anything is registered there.
+            raise DiscoveryError(
+                "the authorization server %s has no authorization endpoint, so that "
+                "nobody can log in there" % bare_url(metadata.issuer)
+            )
         scopes, prompt = with_offline_access(scopes, metadata, config.offline_access)
         client = self._client(site, scopes, redirect_uri)
         dpop = self._dpop_of(None, metadata)
@@ -342,15 +348,20 @@ class Acquisition:
     ) -> ClientRecord:
         """Return who we are at an authorization server; register there if need be."""
         metadata, config = site.metadata, self._config
+        stored = self._registrations.load_registration(metadata.issuer, redirect_uri)
         client = choose_client(
             metadata,
             configured=config.client_record,
             hosted=config.hosted_client,
-            stored=self._registrations.load_registration(metadata.issuer, redirect_uri),
+            stored=stored,
             redirect_uri=redirect_uri,
+            scopes=scopes,
             now=time.time(),
         )
         if client is None:
+            if scopes is not None and stored is not None:
+                # Other servers go on to ask for those of before.
+                scopes = union_scopes(scopes, stored.scopes or ())
             client = register(
                 self._fetcher,
                 metadata,

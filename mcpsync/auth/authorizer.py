@@ -75,8 +75,9 @@ class Need:
         expired = token.expires_at is not None and token.expires_at <= time.time()
         if expired or token.access_token == self.refused:
             return False
-        scope = credentials.requested_scopes if token.scope is None else token.scope
-        return set(self.scopes or ()) <= set(scope)
+        # What was asked for and not granted is not asked for again.
+        scopes = {*credentials.requested_scopes, *(token.scope or ())}
+        return set(self.scopes or ()) <= scopes
 
 
 class _Moment(NamedTuple):
@@ -94,6 +95,13 @@ class _Moment(NamedTuple):
 
 
 _FOR_EVER = _Moment(float("inf"), float("inf"))
+
+
+class _Unsaved(NamedTuple):
+    """Credentials that could not be saved, and what the store has in their place."""
+
+    credentials: Credentials
+    replaces: Optional[Credentials]
 
 
 class Obtained(NamedTuple):
@@ -129,7 +137,7 @@ class Authorizer(Enrolled):
         self._held: Optional[Credentials] = None
         self._fresh_until = _FOR_EVER
         self._loaded = False
-        self._unsaved: Optional[Credentials] = None
+        self._unsaved: Optional[_Unsaved] = None
         self._person: Optional[Person] = None
         self._closed = False
         enrol(self)
@@ -219,13 +227,18 @@ class Authorizer(Enrolled):
         try:
             while True:
                 obtained, mine = self._next(need, key, deadline)
-                if obtained is not None:
-                    if mine or need.is_met_by(obtained.credentials):
-                        self._take(obtained)
-                        return obtained
+                if obtained is None:
+                    continue
+                if mine or self._does(obtained.credentials, need):
+                    self._take(obtained)
+                    return obtained
         except MCPError as error:
             error.server = error.server or self.server.name
             raise
+
+    def _does(self, others: Credentials, need: Need) -> bool:
+        """Return whether what came of another's flight will do here."""
+        return need.is_met_by(others) and self._accepted(others) is not None
 
     def _take(self, obtained: Obtained) -> None:
         """Hold credentials from now on; new ones for most of their life."""
@@ -265,7 +278,9 @@ class Authorizer(Enrolled):
             with deadline.paused():
                 return self._log_in(site, need)
 
-        login, lead = flights.join((*key, "login"), name, work)
+        # All who waited for the same discovery wait for the same login: nobody is asked
+        # again because another one was slow to hear of a refusal.
+        login, lead = flights.join((*key, "login"), name, work, after=silent)
         if lead:
             return login.run(), True
         return login.wait(deadline, self._is_closed), False
@@ -347,13 +362,23 @@ class Authorizer(Enrolled):
         try:
             return self._refreshed(acquisition, stored, None)
         except TokenError as error:
-            if error.retryable:
+            # Who says when to come again is there.
+            if error.retry_after is not None:
                 raise
-            # Perhaps it has moved.
-            site = acquisition.discover()
-            if site.metadata.token_endpoint == stored.token_endpoint:
+            if not self._has_moved(acquisition, stored):
                 raise
             return None
+
+    def _has_moved(self, acquisition: Acquisition, stored: Credentials) -> bool:
+        """Return whether tokens are got elsewhere by now, if anybody can tell."""
+        if stored.issuer is not None:
+            self._cache.forget(stored.issuer)
+        try:
+            site = acquisition.discover()
+        except AuthorizationError:
+            return False
+        same = site.metadata.token_endpoint == stored.token_endpoint
+        return not (same and acquisition.is_for(stored, site))
 
     def _refreshed(
         self, acquisition: Acquisition, stored: Credentials, site: Optional[Site]
@@ -377,21 +402,29 @@ class Authorizer(Enrolled):
     def _reread(self, need: Need) -> Optional[Credentials]:
         """Return what is stored now: another process may have been here."""
         unsaved = self._unsaved
-        if unsaved is not None:
-            self._save(unsaved)
-            return unsaved
-        name, url = self.server.name, self.server.url
-        # Only after a refusal is it worth asking a keyring that knows of nothing.
-        store = self._store
-        if need.challenges is not None and isinstance(store, AutoStore):
-            stored = store.search(name, url)
-        else:
-            stored = store.load(name, url)
+        try:
+            stored = self._read(search=need.challenges is not None)
+        except CredentialStoreError:
+            if unsaved is None:
+                raise
+            stored = unsaved.replaces
+        if unsaved is not None and stored == unsaved.replaces:
+            self._save(unsaved.credentials)
+            return unsaved.credentials
+        # Whoever logged in or out since has the last word.
+        self._unsaved = None
         stored = self._accepted(stored)
         if stored is None and self._held is not None:
             # Somebody logged out.
             self._hold(None)
         return stored
+
+    def _read(self, search: bool = False) -> Optional[Credentials]:
+        name, url = self.server.name, self.server.url
+        # Only after a refusal is it worth asking a keyring that knows of nothing.
+        if search and isinstance(self._store, AutoStore):
+            return self._store.search(name, url)
+        return self._store.load(name, url)
 
     def _save(self, credentials: Credentials) -> None:
         """Keep credentials. Where that fails they are still good for this process."""
@@ -400,13 +433,20 @@ class Authorizer(Enrolled):
             self._unsaved = None
         except CredentialStoreError as error:
             # What they replace is spent. The next flight tries to save them again.
-            self._unsaved = credentials
+            self._note_unsaved(credentials)
             _log.error(
                 "the new credentials of server %s could not be saved, and a login will "
                 "be needed when this process ends: %s",
                 self.server.name,
                 error,
             )
+
+    def _note_unsaved(self, credentials: Credentials) -> None:
+        try:
+            replaces = self._read()
+        except CredentialStoreError:
+            replaces = self._held
+        self._unsaved = _Unsaved(credentials, replaces)
 
     def _forget(self, refused: Credentials) -> None:
         """Delete stored credentials, if they are still those that were refused."""
@@ -442,7 +482,8 @@ class Authorizer(Enrolled):
         self._person = person
         try:
             return person.code(pending)
-        except LoginRequired:
+        except MCPError:
+            # One that was given up before it began says something else.
             if self._closed:
                 raise ClientClosed("the client was closed during the login") from None
             raise
@@ -471,7 +512,7 @@ class Authorizer(Enrolled):
             with self._store.lock(self.server.name, self.server.url):
                 self._save(credentials)
         except CredentialStoreError as error:
-            self._unsaved = credentials
+            self._note_unsaved(credentials)
             _log.error("the login is not saved yet: %s", error)
         self._hold(credentials)
 
@@ -505,7 +546,12 @@ class Authorizer(Enrolled):
         """
         name, url = self.server.name, self.server.url
         with self._store.lock(name, url):
-            stored = self._reread(Need(challenges=()))
+            try:
+                stored = self._reread(Need(challenges=()))
+            except CredentialStoreError as error:
+                # What cannot be read can still be deleted.
+                _log.warning("the tokens of %s are not revoked: %s", name, error)
+                stored = None
             try:
                 if stored is not None:
                     self._acquisition(stored).revoke(stored)

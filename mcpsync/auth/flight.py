@@ -37,7 +37,6 @@ class Flight(Generic[T]):
     Made by :class:`Flights`; the one who leads it calls :meth:`start` or :meth:`run`.
 
     Attributes:
-        leader: the thread that made it.
         next: the one that takes over from it, for all who have waited for it.
         over: whether it has a result, or has failed.
     """
@@ -50,35 +49,32 @@ class Flight(Generic[T]):
         forget: Callable[[], object],
     ) -> None:
         self._name = name
-        self._work: Optional[Callable[[], T]] = work
+        self._work = work
         self._changed = changed
         self._forget = forget
         self._results: List[T] = []
         self._failure: Optional[BaseException] = None
         self.next: Optional[Flight[Any]] = None
-        self.leader = threading.get_ident()
+        self._worker: Optional[int] = None
+        self._leader = threading.get_ident()
+        self._begun = False
         self.over = False
 
     def start(self) -> None:
         """Do the work on a thread of its own, which nobody can stop."""
         thread = threading.Thread(target=self._work_out, name=self._name, daemon=True)
         try:
+            self._begun = True
             thread.start()
         except BaseException as error:
             self._end([], error)
             raise
 
     def run(self) -> T:
-        """Do the work on this thread; return or raise what comes of it.
-
-        Raises:
-            AuthorizationError: it is this thread that does it already, further up.
-        """
-        work, self._work = self._work, None
-        if work is None:
-            raise AuthorizationError("the login needs itself to be over")
+        """Do the work on this thread; return or raise what comes of it."""
         try:
-            result = work()
+            self._begun, self._worker = True, threading.get_ident()
+            result = self._work()
         except BaseException as error:
             self._end([], error)
             raise
@@ -115,6 +111,8 @@ class Flight(Generic[T]):
             ClientClosed: the waiter has lost interest.
             MCPError: the work failed.
         """
+        if self._worker == threading.get_ident() and not self.over:
+            raise AuthorizationError("a request in the middle of a login needs a login")
         while not self.over:
             if is_closed is not None and is_closed():
                 raise ClientClosed("the client was closed")
@@ -124,6 +122,11 @@ class Flight(Generic[T]):
                 if not self.over and not (is_closed is not None and is_closed()):
                     self._changed.wait(deadline.wait_seconds())
         return self._outcome()
+
+    @property
+    def is_left_to_this_thread(self) -> bool:
+        """Whether this thread made it, and was interrupted before it began."""
+        return not self._begun and self._leader == threading.get_ident()
 
     def _outcome(self) -> T:
         failure = self._failure
@@ -163,9 +166,7 @@ class Flights(Enrolled):
         """Return the flight that others have under way, if there is one."""
         with self._changed:
             flight = self._flights.get(key)
-            if flight is None or flight.leader == threading.get_ident():
-                return None
-            return flight
+            return None if flight is None or flight.is_left_to_this_thread else flight
 
     def join(
         self,
@@ -187,10 +188,7 @@ class Flights(Enrolled):
             if after is not None:
                 found = after.next = after.next or found
             if found is not None:
-                # Its own leader asks only if he was interrupted before he began, or in
-                # the middle of the work.
-                mine = not found.over and found.leader == threading.get_ident()
-                return cast("Flight[T]", found), mine
+                return cast("Flight[T]", found), found.is_left_to_this_thread
             led: Flight[T] = Flight(
                 name, work, self._changed, lambda: self._forget(key, led)
             )

@@ -10,12 +10,14 @@ Specification: 2026-07-28, basic/authorization (access token usage, error handli
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Union
 
 import requests
 from requests_oauthlib import OAuth2Session
 
 from .._deadline import Deadline
+from .._lifecycle import Enrolled, enrol
 from .._text import clean
 from ..exceptions import (
     AuthorizationError,
@@ -79,7 +81,7 @@ class Credential:
         return None if held is None else held.token.access_token
 
 
-class AuthorizedSession(OAuth2Session):
+class AuthorizedSession(OAuth2Session, Enrolled):
     """Puts a server's token on requests to it, and gets another one when it must.
 
     Handed to a transport it authorizes what that sends. It is a ``requests`` session
@@ -96,6 +98,17 @@ class AuthorizedSession(OAuth2Session):
         self._dpop: Tuple[Optional[str], Optional[DPoP]] = (None, None)
         # When which scopes were asked for, and for what. Single steps only.
         self._step_ups: Dict[object, float] = {}
+        # Connections of the parent of a fork; see below.
+        self._not_ours: List[object] = []
+        enrol(self)
+
+    def after_fork_in_child(self) -> None:
+        # A connection that two processes write to is good for neither. The pools are
+        # kept: to end one takes locks that a thread of the parent may have held.
+        self._not_ours.append(self.adapters)
+        self.adapters = OrderedDict()
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, requests.adapters.HTTPAdapter())
 
     # --- what a transport asks for --------------------------------------------
 
@@ -221,7 +234,6 @@ class AuthorizedSession(OAuth2Session):
             raise self._insufficient(error.message) from error
         if scopes is None:
             raise self._insufficient("it was issued for what the server asks for")
-        self._count_step_up(credential, scopes)
         need = Need(
             challenges,
             held.token.access_token,
@@ -229,27 +241,43 @@ class AuthorizedSession(OAuth2Session):
             may_refresh=False,
             may_log_in=credential.method != "GET",
         )
+        newest = self.authorizer.held
+        if newest is None or not need.is_met_by(newest):
+            self._step_up(credential, need, deadline)
+        return True
+
+    def _step_up(self, credential: Credential, need: Need, deadline: Deadline) -> None:
+        """Ask for more scopes, together with all who want the same meanwhile."""
+        scopes = need.scopes or ()
+        key = self._count_step_up(credential, scopes)
         try:
             self.authorizer.obtain(need, deadline)
         except LoginRequired as error:
             wanted = "it would need the scopes %s" % clean(" ".join(scopes), 200)
             raise self._insufficient(wanted) from error
-        return True
+        except BaseException:
+            self._step_ups[key] = time.monotonic()
+            raise
+        self._step_ups[key] = time.monotonic()
 
-    def _count_step_up(self, credential: Credential, scopes: Names) -> None:
-        """Refuse to ask for scopes over and over."""
+    def _count_step_up(self, credential: Credential, scopes: Names) -> object:
+        """Return what to remember a step-up by; refuse one that was in vain before."""
         now = time.monotonic()
         for known, moment in list(self._step_ups.items()):
             if moment + STEP_UP_MEMORY <= now:
                 self._step_ups.pop(known, None)
         key = (credential.purpose, frozenset(scopes))
-        if credential.step_ups >= STEP_UPS or key in self._step_ups:
+        # A server may want something else each time.
+        insatiable = (credential.purpose, None)
+        if credential.step_ups >= STEP_UPS:
+            self._step_ups[insatiable] = now
+        if insatiable in self._step_ups or key in self._step_ups:
             raise self._insufficient(
                 "the server still asks for more after an authorization for the scopes "
                 + clean(" ".join(scopes), 200)
             )
-        self._step_ups[key] = now
         credential.step_ups += 1
+        return key
 
     def _insufficient(self, why: str) -> InsufficientScope:
         return InsufficientScope(
@@ -343,12 +371,32 @@ class AuthorizedSession(OAuth2Session):
             credential = auth.credential
             if response.status_code not in (401, 403) or len(refused) == _REPEATS:
                 return response
-            if credential is None:
+            if credential is None or response.history:
                 return response
-            if not self.repair(credential, response, deadline):
+            try:
+                repaired = self.repair(credential, response, deadline)
+            except BaseException:
+                response.close()
+                raise
+            if not repaired:
                 return response
             response.close()
             refused.append(credential)
+
+    def get(self, url: Union[str, bytes], **kwargs: Any) -> requests.Response:
+        """Send a GET request; see :meth:`request`."""
+        return self.request("GET", url, **kwargs)
+
+    def options(self, url: Union[str, bytes], **kwargs: Any) -> requests.Response:
+        """Send an OPTIONS request; see :meth:`request`."""
+        return self.request("OPTIONS", url, **kwargs)
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """Take the token off a request that a redirect leads to."""
+        for name in ("Authorization", "DPoP"):
+            prepared_request.headers.pop(name, None)
 
 
 class _Bearer(requests.auth.AuthBase):

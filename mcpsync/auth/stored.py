@@ -83,10 +83,14 @@ class _StoredSession:
         """Look at a 401 or 403; return whether to send the same request again."""
         request = response.request
         if credential is None:
-            if "Authorization" in request.headers:
-                return False
+            from ._urls import same_origin
             from .session import Credential
 
+            # As above: neither what the caller gave nor another server is our business.
+            if "Authorization" in request.headers:
+                return False
+            if not same_origin(request.url or "", self._server[1]):
+                return False
             credential = Credential(None, request, None)
         if self._session is None:
             self._session = self._made()
