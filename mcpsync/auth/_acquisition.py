@@ -9,13 +9,20 @@ Specification: 2026-07-28, basic/authorization.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from .._deadline import Deadline
 from .._text import clean
-from ..exceptions import AuthorizationError, DiscoveryError, IssuerMismatch, TokenError
+from ..exceptions import (
+    AuthorizationError,
+    CredentialStoreError,
+    DiscoveryError,
+    IssuerMismatch,
+    TokenError,
+)
 from . import tokens
 from ._fetch import Fetcher
 from ._records import (
@@ -49,6 +56,8 @@ if TYPE_CHECKING:
     from .oauth import OAuth
 
 __all__ = ["Acquisition", "Server", "Site"]
+
+_log = logging.getLogger("mcpsync.auth")
 
 Names = Tuple[str, ...]
 
@@ -87,6 +96,10 @@ class Acquisition:
 
     Args:
         stored: the credentials that there were before.
+
+    Attributes:
+        stored: those of them that are still of use.
+        found: the same, whatever became of them.
     """
 
     def __init__(
@@ -103,14 +116,20 @@ class Acquisition:
         self._fetcher = fetcher
         self._registrations = registrations
         self._cache = cache
-        self.stored = stored
+        self.stored = self.found = stored
         self._deadline = Deadline.after(WORK_SECONDS)
         self._dpop: Optional[DPoP] = None
 
     # --- discovery ----------------------------------------------------------
 
-    def discover(self, challenges: Sequence[Challenge] = ()) -> Site:
+    def discover(
+        self, challenges: Sequence[Challenge] = (), afresh: bool = False
+    ) -> Site:
         """Find out who issues tokens for the server.
+
+        Args:
+            challenges: those of its 401 response, if there is one.
+            afresh: whether metadata that was read before is of no use.
 
         Raises:
             AuthorizationError: nobody does, or whoever does cannot be trusted.
@@ -120,16 +139,32 @@ class Acquisition:
         description = find_resource_metadata(self._fetcher, url, given, deadline)
         if description is None:
             metadata = legacy_server_metadata(self._fetcher, url, deadline)
+            self._check_issuer(metadata.issuer)
             return Site(metadata, canonical_resource(url), None, given)
         issuer = choose_issuer(description, self._known_issuers(description))
-        wanted = self._config.known_issuer
-        if wanted is not None and issuer != wanted:
-            raise IssuerMismatch(
-                "the server wants tokens of %s, but the configuration says %s"
-                % (clean(issuer, 200), clean(wanted, 200))
-            )
+        self._check_issuer(issuer)
+        if afresh:
+            self._cache.forget(issuer)
         metadata = find_server_metadata(self._fetcher, issuer, deadline, self._cache)
         return Site(metadata, description.resource, description, given)
+
+    def _check_issuer(self, issuer: str) -> None:
+        """Refuse whoever is not the issuer that was configured, or known before.
+
+        A client that was registered by hand belongs to one authorization server. Where
+        the configuration does not say to which, the first one was it.
+        """
+        config, stored = self._config, self.stored
+        wanted, why = config.known_issuer, "the configuration says"
+        by_hand = config.known_client_id
+        if wanted is None and by_hand is not None and stored is not None:
+            if stored.client.client_id == by_hand:
+                wanted, why = stored.issuer, "the client is known at"
+        if wanted is not None and issuer != wanted:
+            raise IssuerMismatch(
+                "the server wants tokens of %s, but %s %s"
+                % (clean(issuer, 200), why, clean(wanted, 200))
+            )
 
     def discover_anew(self) -> Site:
         """Find out the same without a response of the server at hand.
@@ -139,7 +174,8 @@ class Acquisition:
         """
         status, challenges = self._refusal()
         site = self.discover(challenges)
-        if site.description is None and status is not None and status < 300:
+        asked = status in (401, 403) or status is None
+        if site.description is None and not site.metadata.found and not asked:
             raise AuthorizationError(
                 "the server at %s wants no login" % bare_url(self._server.url),
                 server=self._server.name,
@@ -370,7 +406,11 @@ class Acquisition:
                 config.client_name,
                 self._deadline,
             )
-            self._registrations.save_registration(client)
+            try:
+                self._registrations.save_registration(client)
+            except CredentialStoreError as error:
+                # It is good for this login.
+                _log.warning("the registration could not be saved: %s", error)
         methods = metadata.token_endpoint_auth_methods_supported
         return tokens.with_auth_method(client, methods)
 
@@ -379,10 +419,14 @@ class Acquisition:
 
         What a person registered is not ours to drop.
         """
-        if client.kind != "dcr" or client.issuer is None:
+        if client.kind == "preregistered":
             return False
-        self._cache.forget(client.issuer)
-        self._registrations.drop_registration(client.issuer)
+        issuer = client.issuer
+        if issuer is not None:
+            self._cache.forget(issuer)
+            known = self._registrations.load_registration(issuer)
+            if known is not None and known.client_id == client.client_id:
+                self._registrations.drop_registration(issuer)
         return True
 
     def finish_login(self, pending: PendingLogin, code: str) -> Credentials:

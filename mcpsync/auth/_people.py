@@ -9,6 +9,7 @@ from typing import Callable, Optional, Protocol, Sequence, Type
 from .._deadline import Deadline
 from .._text import clean
 from ..exceptions import ConfigError
+from ._urls import bare_url, is_loopback_host, split
 from .login import (
     LOGIN_SECONDS,
     LoopbackListener,
@@ -16,6 +17,7 @@ from .login import (
     browser_flow,
     paste_flow,
     read_callback,
+    require_terminal,
 )
 
 __all__ = ["AtBrowser", "AtTerminal", "Handed", "Person", "REDIRECT_URI", "show"]
@@ -64,6 +66,11 @@ class AtBrowser:
 
     def __init__(self, wanted: Optional[str], known: Sequence[str]) -> None:
         uris = list(known) if wanted is None else [wanted]
+        if wanted is not None and not is_loopback_host(split(wanted).host):
+            raise ConfigError(
+                "nobody here can listen at the redirect_uri %s: use one that begins "
+                "with http://127.0.0.1, or another flow" % bare_url(wanted)
+            )
         self._listener = LoopbackListener(uris)
         self.redirect_uri = self._listener.redirect_uri
         if wanted is not None and self.redirect_uri != wanted:
@@ -120,6 +127,9 @@ class AtTerminal(_Elsewhere):
         return self
 
     def code(self, pending: PendingLogin) -> str:
+        if self._ask is input and "ipykernel" not in sys.modules:
+            # What comes on standard input otherwise is somebody's data.
+            require_terminal(pending.server_name, pending.server_url)
         return paste_flow(pending, show=show, ask=self._ask)
 
 

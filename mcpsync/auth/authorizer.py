@@ -10,14 +10,13 @@ Specification: 2026-07-28, basic/authorization.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
 from .._deadline import Deadline
 from .._lifecycle import Enrolled, enrol
-from .._text import clean
 from ..exceptions import (
     AuthorizationError,
     ClientClosed,
@@ -25,15 +24,18 @@ from ..exceptions import (
     CredentialStoreError,
     LoginRequired,
     MCPError,
+    RequestTimeout,
     TokenError,
 )
 from ._acquisition import UNKNOWN_CLIENT, WORK_SECONDS, Acquisition, Server, Site
 from ._fetch import Fetcher
-from ._records import Challenge, Credentials
+from ._keeper import keeper_of
+from ._records import Credentials
+from ._renewal import Need, Obtained, Renewal, login_required
 from .discovery import MetadataCache
-from .flight import flights
+from .flight import flights, twin_of
 from .login import read_callback
-from .stores import AutoStore, registrations_of
+from .stores import registrations_of
 
 if TYPE_CHECKING:
     from ._people import Person
@@ -49,35 +51,11 @@ Names = Tuple[str, ...]
 #: Seconds before its end at which a token is not used any more.
 LEEWAY = 30.0
 
+#: Seconds that a call waits for a new token while the old one is still good.
+_PATIENCE = 5.0
 
-@dataclass(frozen=True)
-class Need:
-    """What somebody needs a token for.
-
-    Attributes:
-        challenges: those of the response that refused the last one; ``None``: the last
-            one was not refused.
-        refused: the access token that was refused, or is about to expire.
-        scopes: what the token must be good for; ``None``: whatever is usual.
-        may_refresh: whether a refresh token may be used.
-        may_log_in: whether a person may be asked, if the configuration says how.
-    """
-
-    challenges: Optional[Tuple[Challenge, ...]] = None
-    refused: Optional[str] = None
-    scopes: Optional[Names] = None
-    may_refresh: bool = True
-    may_log_in: bool = True
-
-    def is_met_by(self, credentials: Credentials) -> bool:
-        """Return whether what somebody else has got meanwhile will do."""
-        token = credentials.token
-        expired = token.expires_at is not None and token.expires_at <= time.time()
-        if expired or token.access_token == self.refused:
-            return False
-        # What was asked for and not granted is not asked for again.
-        scopes = {*credentials.requested_scopes, *(token.scope or ())}
-        return set(self.scopes or ()) <= scopes
+#: Seconds after a login that came to nothing in which no call begins another one.
+LOGIN_PAUSE = 60.0
 
 
 class _Moment(NamedTuple):
@@ -97,48 +75,42 @@ class _Moment(NamedTuple):
 _FOR_EVER = _Moment(float("inf"), float("inf"))
 
 
-class _Unsaved(NamedTuple):
-    """Credentials that could not be saved, and what the store has in their place."""
-
-    credentials: Credentials
-    replaces: Optional[Credentials]
-
-
-class Obtained(NamedTuple):
-    """Credentials, and where they are from.
-
-    Attributes:
-        source: ``"store"``, ``"refresh"``, ``"grant"`` or ``"login"``.
-    """
-
-    credentials: Credentials
-    source: str
-
-
 class Authorizer(Enrolled):
     """Holds the credentials of one server, and gets others when they are refused.
 
     For any number of threads.
 
     Args:
-        fetcher: makes what sends the requests of one flight.
+        fetcher: makes what sends the requests of one flight; gets the address of the
+            server, where that is known.
     """
 
     def __init__(
-        self, server: Server, config: "OAuth", fetcher: Callable[[], Fetcher]
+        self,
+        server: Server,
+        config: "OAuth",
+        fetcher: Callable[[Optional[str]], Fetcher],
     ) -> None:
         self.server = server
         self.config = config
         self._fetcher = fetcher
-        self._store = config.credential_store
-        self._registrations = registrations_of(self._store)
+        self._keeper = keeper_of(config.credential_store, server.name, server.url)
+        self._registrations = registrations_of(config.credential_store)
         self._cache = MetadataCache()
+        # Those who would send other things, or accept others, fly for themselves.
+        self._key: Tuple[object, ...] = (
+            id(self._keeper),
+            config.known_issuer,
+            config.known_client_id,
+            config.allow_private,
+            tuple(sorted(config.insecure_origins)),
+        )
         # All of these are replaced in single steps; any thread may read them.
         self._held: Optional[Credentials] = None
         self._fresh_until = _FOR_EVER
         self._loaded = False
-        self._unsaved: Optional[_Unsaved] = None
         self._person: Optional[Person] = None
+        self._failed_login: Optional[Tuple[float, MCPError]] = None
         self._closed = False
         enrol(self)
 
@@ -155,13 +127,17 @@ class Authorizer(Enrolled):
         if person is not None:
             person.give_up()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("the client was closed")
+
     # --- what is held -------------------------------------------------------
 
     @property
     def held(self) -> Optional[Credentials]:
         """The credentials as they are now; read from the store the first time."""
         if not self._loaded:
-            stored = self._accepted(self._store.load(self.server.name, self.server.url))
+            stored = self._accepted(self._keeper.read())
             if not self._loaded:
                 self._hold(stored)
         return self._held
@@ -178,15 +154,18 @@ class Authorizer(Enrolled):
         if held.token.refresh_token is None and self.config.grant is None:
             # By our clock alone: let the server say so.
             return held
+        expires = held.token.expires_at
+        good = expires is not None and expires > time.time()
         need = Need(refused=held.token.access_token, may_log_in=False)
+        patience = deadline.at_most(_PATIENCE) if good else deadline
         try:
-            return self.obtain(need, deadline).credentials
+            return self.obtain(need, patience).credentials
         except LoginRequired:
-            # Perhaps the server does not even ask for any.
-            return self._held
-        except (AuthorizationError, CredentialStoreError):
-            expires = held.token.expires_at
-            if expires is None or expires <= time.time():
+            # What was refused is forgotten. Perhaps the server does not ask for any.
+            self._loaded = False
+            return self.held
+        except (AuthorizationError, CredentialStoreError, RequestTimeout):
+            if not good or deadline.expired:
                 raise
             return held
 
@@ -221,12 +200,13 @@ class Authorizer(Enrolled):
         Raises:
             LoginRequired: a person would have to be asked, and may not be.
             RequestTimeout: the deadline passed; what was begun goes on.
+            ClientClosed: :meth:`close` was called.
             MCPError: there are none to be had.
         """
-        key = (id(self._store), self.server)
         try:
             while True:
-                obtained, mine = self._next(need, key, deadline)
+                self._check_open()
+                obtained, mine = self._next(need, deadline)
                 if obtained is None:
                     continue
                 if mine or self._does(obtained.credentials, need):
@@ -243,22 +223,24 @@ class Authorizer(Enrolled):
     def _take(self, obtained: Obtained) -> None:
         """Hold credentials from now on; new ones for most of their life."""
         expires, leeway = obtained.credentials.token.expires_at, LEEWAY
-        if obtained.source != "store" and expires is not None:
+        if expires is not None:
             leeway = min(LEEWAY, max(0.0, expires - time.time()) / 4)
         self._hold(obtained.credentials, leeway)
 
-    def _next(
-        self, need: Need, key: Tuple[object, ...], deadline: Deadline
-    ) -> Tuple[Optional[Obtained], bool]:
+    def _next(self, need: Need, deadline: Deadline) -> Tuple[Optional[Obtained], bool]:
         """Lead or join one flight; return what comes of it and whether it was ours.
 
-        ``None``: it was another's, for whom nobody could be asked.
+        ``None``: it was another's, and came to nothing that concerns us.
         """
-        login = flights.current((*key, "login"))
+        login = flights.current((*self._key, "login"))
         if login is not None and need.challenges is not None:
-            return login.wait(deadline, self._is_closed), False
+            with self._unless_others_close():
+                return login.wait(deadline, self._is_closed), False
+            return None, False
         name = "mcpsync-auth-%s" % self.server.name
-        silent, lead = flights.join((*key, "silent"), name, lambda: self._renew(need))
+        silent, lead = flights.join(
+            (*self._key, "silent"), name, lambda: self._renew(need)
+        )
         if lead:
             silent.start()
         may_log_in = need.may_log_in and self.config.is_interactive
@@ -271,7 +253,7 @@ class Authorizer(Enrolled):
         if isinstance(found, Obtained):
             return found, lead
         if not may_log_in:
-            raise self._login_required()
+            raise login_required(self.server)
         site = found
 
         def work() -> Obtained:
@@ -280,207 +262,110 @@ class Authorizer(Enrolled):
 
         # All who waited for the same discovery wait for the same login: nobody is asked
         # again because another one was slow to hear of a refusal.
-        login, lead = flights.join((*key, "login"), name, work, after=silent)
+        login, lead = flights.join((*self._key, "login"), name, work, after=silent)
         if lead:
             return login.run(), True
-        return login.wait(deadline, self._is_closed), False
+        with self._unless_others_close():
+            return login.wait(deadline, self._is_closed), False
+        return None, False
+
+    @contextlib.contextmanager
+    def _unless_others_close(self) -> Iterator[None]:
+        """Ignore that somebody else's client was closed in the middle of his login."""
+        try:
+            yield
+        except ClientClosed:
+            if self._closed:
+                raise
 
     def _is_closed(self) -> bool:
         return self._closed
-
-    def _login_required(self, why: str = "wants a login") -> LoginRequired:
-        url = clean(self.server.url.partition("?")[0], 200)
-        return LoginRequired(
-            "the server %s: run `mcpsync login %s`, or give "
-            'auth=mcpsync.OAuth(flow="browser") or a token' % (why, url),
-            server_url=self.server.url,
-            server=self.server.name,
-        )
 
     # --- without a person; on the thread of a flight --------------------------
 
     def _renew(self, need: Need) -> Union[Obtained, Site]:
         """Return other credentials, or where a person has to log in."""
-        with self._store.lock(self.server.name, self.server.url):
-            stored = self._reread(need)
-            if stored is not None and need.is_met_by(stored):
-                return Obtained(stored, "store")
-            acquisition = self._acquisition(stored)
-            renewed = self._renewed(acquisition, need)
-            if isinstance(renewed, Obtained):
-                self._save(renewed.credentials)
-            return renewed
-
-    def _acquisition(self, stored: Optional[Credentials]) -> Acquisition:
-        return Acquisition(
-            self.server,
-            self.config,
-            self._fetcher(),
-            self._registrations,
-            self._cache,
-            stored,
-        )
-
-    def _renewed(self, acquisition: Acquisition, need: Need) -> Union[Obtained, Site]:
-        stored, config = acquisition.stored, self.config
-        may_refresh = need.may_refresh and stored is not None
-        if stored is None or stored.token.refresh_token is None:
-            may_refresh = False
-        if may_refresh and need.challenges is None:
-            assert stored is not None
-            refreshed = self._refreshed_as_before(acquisition, stored)
-            if refreshed is not None:
-                return Obtained(refreshed, "refresh")
-            may_refresh = acquisition.stored is not None
-        can_log_in = need.may_log_in and config.is_interactive
-        if not (may_refresh or config.grant is not None or can_log_in):
-            raise self._login_required(self._why(stored))
-        site = acquisition.discover(need.challenges or ())
-        if config.grant is not None:
-            scopes = acquisition.scopes(site, need.scopes)
-            return Obtained(acquisition.grant(site, scopes), "grant")
-        if may_refresh and stored is not None and acquisition.is_for(stored, site):
-            refreshed = self._refreshed(acquisition, stored, site)
-            if refreshed is not None:
-                return Obtained(refreshed, "refresh")
-        if not can_log_in:
-            raise self._login_required(self._why(stored))
-        return site
-
-    @staticmethod
-    def _why(stored: Optional[Credentials]) -> str:
-        if stored is None:
-            return "wants a login"
-        return "does not accept the stored login any more"
-
-    def _refreshed_as_before(
-        self, acquisition: Acquisition, stored: Credentials
-    ) -> Optional[Credentials]:
-        """Refresh without discovery; ``None`` if that does not do."""
-        if stored.token_endpoint is None:
-            return None
+        renewed: Union[None, Obtained, Site] = None
         try:
-            return self._refreshed(acquisition, stored, None)
-        except TokenError as error:
-            # Who says when to come again is there.
-            if error.retry_after is not None:
+            with self._keeper.locked(needed=self._held is not None):
+                stored = self._reread(search=need.challenges is not None)
+                if stored is not None and need.is_met_by(stored):
+                    return Obtained(stored, "store")
+                acquisition = self._acquisition(stored, need.server_address)
+                renewed = Renewal(
+                    self.server, self.config, self._keeper, acquisition, need
+                ).run()
+                if isinstance(renewed, Obtained):
+                    self._keeper.save(renewed.credentials)
+        except Exception as error:
+            if not isinstance(renewed, Obtained):
                 raise
-            if not self._has_moved(acquisition, stored):
-                raise
-            return None
+            # Letting go of the lock failed, and with it perhaps what was saved.
+            self._keeper.note_unsaved(renewed.credentials, error)
+        return renewed
 
-    def _has_moved(self, acquisition: Acquisition, stored: Credentials) -> bool:
-        """Return whether tokens are got elsewhere by now, if anybody can tell."""
-        if stored.issuer is not None:
-            self._cache.forget(stored.issuer)
-        try:
-            site = acquisition.discover()
-        except AuthorizationError:
-            return False
-        same = site.metadata.token_endpoint == stored.token_endpoint
-        return not (same and acquisition.is_for(stored, site))
-
-    def _refreshed(
-        self, acquisition: Acquisition, stored: Credentials, site: Optional[Site]
-    ) -> Optional[Credentials]:
-        """Return refreshed credentials; ``None`` if the refresh token was refused."""
-        try:
-            return acquisition.refresh(stored, site)
-        except TokenError as error:
-            if error.error == "invalid_grant":
-                _log.info("server %s: the refresh token was refused", self.server.name)
-            elif error.error not in UNKNOWN_CLIENT:
-                raise
-            elif not acquisition.forget_client(stored.client):
-                raise
-        self._forget(stored)
-        acquisition.stored = None
-        return None
-
-    # --- the store; under its lock --------------------------------------------
-
-    def _reread(self, need: Need) -> Optional[Credentials]:
+    def _reread(self, search: bool) -> Optional[Credentials]:
         """Return what is stored now: another process may have been here."""
-        unsaved = self._unsaved
-        try:
-            stored = self._read(search=need.challenges is not None)
-        except CredentialStoreError:
-            if unsaved is None:
-                raise
-            stored = unsaved.replaces
-        if unsaved is not None and stored == unsaved.replaces:
-            self._save(unsaved.credentials)
-            return unsaved.credentials
-        # Whoever logged in or out since has the last word.
-        self._unsaved = None
-        stored = self._accepted(stored)
+        stored = self._accepted(self._keeper.reread(search))
         if stored is None and self._held is not None:
             # Somebody logged out.
             self._hold(None)
         return stored
 
-    def _read(self, search: bool = False) -> Optional[Credentials]:
-        name, url = self.server.name, self.server.url
-        # Only after a refusal is it worth asking a keyring that knows of nothing.
-        if search and isinstance(self._store, AutoStore):
-            return self._store.search(name, url)
-        return self._store.load(name, url)
-
-    def _save(self, credentials: Credentials) -> None:
-        """Keep credentials. Where that fails they are still good for this process."""
-        try:
-            self._store.save(credentials)
-            self._unsaved = None
-        except CredentialStoreError as error:
-            # What they replace is spent. The next flight tries to save them again.
-            self._note_unsaved(credentials)
-            _log.error(
-                "the new credentials of server %s could not be saved, and a login will "
-                "be needed when this process ends: %s",
-                self.server.name,
-                error,
-            )
-
-    def _note_unsaved(self, credentials: Credentials) -> None:
-        try:
-            replaces = self._read()
-        except CredentialStoreError:
-            replaces = self._held
-        self._unsaved = _Unsaved(credentials, replaces)
-
-    def _forget(self, refused: Credentials) -> None:
-        """Delete stored credentials, if they are still those that were refused."""
-        name, url = self.server.name, self.server.url
-        stored = self._store.load(name, url)
-        if stored is not None and stored.token == refused.token:
-            self._store.delete(name, url)
-        self._unsaved = None
-        self._hold(None)
+    def _acquisition(
+        self, stored: Optional[Credentials], server_address: Optional[str] = None
+    ) -> Acquisition:
+        return Acquisition(
+            self.server,
+            self.config,
+            self._fetcher(server_address),
+            self._registrations,
+            self._cache,
+            stored,
+        )
 
     # --- with a person; on the thread that asked --------------------------------
 
     def _log_in(self, site: Site, need: Need) -> Obtained:
-        acquisition = self._acquisition(self._held)
+        failed = self._failed_login
+        if failed is not None and time.monotonic() < failed[0] + LOGIN_PAUSE:
+            raise twin_of(failed[1])
+        try:
+            return Obtained(self._logged_in(site, need), "login")
+        except AuthorizationError as error:
+            self.note_failed_login(error)
+            raise
+
+    def note_failed_login(self, error: MCPError) -> None:
+        """Remember that a login came to nothing: nobody is asked again and again."""
+        # A copy: the traceback of this one would keep alive whatever it refers to.
+        self._failed_login = (time.monotonic(), twin_of(error))
+
+    def _logged_in(self, site: Site, need: Need) -> Credentials:
+        acquisition = self._acquisition(self._held, need.server_address)
         scopes = acquisition.scopes(site, need.scopes)
-        for may_repeat in (True, False):
+        may_repeat = True
+        while True:
+            self._check_open()
             acquisition.restart_clock()
             with self.config.person(self._registrations, site) as person:
                 pending = acquisition.begin_login(site, scopes, person.redirect_uri)
                 code = self._code(person, pending)
             try:
-                credentials = self.finish(acquisition, pending, code)
-                break
+                return self.finish(acquisition, pending, code)
             except TokenError as error:
                 if not may_repeat or error.error not in UNKNOWN_CLIENT:
                     raise
                 if not acquisition.forget_client(pending.client):
                     raise
-        return Obtained(credentials, "login")
+                may_repeat = False
 
     def _code(self, person: "Person", pending: "PendingLogin") -> str:
         """Wait for a person, unless the client is closed."""
         self._person = person
         try:
+            # It may have been closed just before, and given up nobody.
+            self._check_open()
             return person.code(pending)
         except MCPError:
             # One that was given up before it began says something else.
@@ -509,12 +394,21 @@ class Authorizer(Enrolled):
     def _keep(self, credentials: Credentials) -> None:
         """Save what nobody else can have, whoever else is at it."""
         try:
-            with self._store.lock(self.server.name, self.server.url):
-                self._save(credentials)
-        except CredentialStoreError as error:
-            self._note_unsaved(credentials)
-            _log.error("the login is not saved yet: %s", error)
+            with self._keeper.locked(needed=False):
+                self._keeper.save(credentials)
+        except Exception as error:
+            self._keeper.note_unsaved(credentials, error)
         self._hold(credentials)
+
+    # --- what programs ask for ----------------------------------------------------
+
+    def _known(self) -> Optional[Credentials]:
+        """Return what is held; nothing if it cannot be read, which a login mends."""
+        try:
+            return self.held
+        except CredentialStoreError as error:
+            _log.warning("what is stored for %s is no use: %s", self.server.name, error)
+            return None
 
     def begin_login(self, redirect_uri: str) -> "PendingLogin":
         """Prepare a login that somebody finishes later.
@@ -522,7 +416,7 @@ class Authorizer(Enrolled):
         Raises:
             AuthorizationError: no login is possible there.
         """
-        acquisition = self._acquisition(self.held)
+        acquisition = self._acquisition(self._known())
         site = acquisition.discover_anew()
         return acquisition.begin_login(site, acquisition.scopes(site), redirect_uri)
 
@@ -534,34 +428,9 @@ class Authorizer(Enrolled):
             AuthorizationError: the login failed, or the URL is not of this one.
         """
         if pending.expired:
-            raise self._login_required("was not logged in to in time")
+            raise login_required(self.server, "was not logged in to in time")
         code = read_callback(pending, redirect_url)
         return self.finish(self._acquisition(None), pending, code)
-
-    def log_out(self) -> bool:
-        """Revoke what is stored, if that is possible, and delete it in any case.
-
-        Returns:
-            ``False`` if nothing was stored.
-        """
-        name, url = self.server.name, self.server.url
-        with self._store.lock(name, url):
-            try:
-                stored = self._reread(Need(challenges=()))
-            except CredentialStoreError as error:
-                # What cannot be read can still be deleted.
-                _log.warning("the tokens of %s are not revoked: %s", name, error)
-                stored = None
-            try:
-                if stored is not None:
-                    self._acquisition(stored).revoke(stored)
-            except (AuthorizationError, ConfigError) as error:
-                _log.warning("the tokens of %s could not be revoked: %s", name, error)
-            finally:
-                self._unsaved = None
-                self._hold(None)
-                deleted = self._store.delete(name, url)
-        return deleted or stored is not None
 
     def log_in(self, scopes: Optional[Names] = None) -> Credentials:
         """Ask a person to log in now, whatever is stored.
@@ -569,5 +438,28 @@ class Authorizer(Enrolled):
         Raises:
             AuthorizationError: the login failed.
         """
-        site = self._acquisition(self.held).discover_anew()
-        return self._log_in(site, Need(scopes=scopes)).credentials
+        site = self._acquisition(self._known()).discover_anew()
+        return self._logged_in(site, Need(scopes=scopes))
+
+    def log_out(self) -> bool:
+        """Revoke what is stored, if that is possible, and delete it in any case.
+
+        Returns:
+            ``False`` if nothing was stored.
+        """
+        name = self.server.name
+        with self._keeper.locked():
+            stored = None
+            try:
+                stored = self._reread(search=True)
+                if stored is not None:
+                    self._acquisition(stored).revoke(stored)
+            except CredentialStoreError as error:
+                # What cannot be read can still be deleted.
+                _log.warning("the tokens of %s are not revoked: %s", name, error)
+            except (AuthorizationError, ConfigError) as error:
+                _log.warning("the tokens of %s could not be revoked: %s", name, error)
+            finally:
+                self._hold(None)
+                deleted = self._keeper.delete()
+        return deleted or stored is not None

@@ -9,6 +9,7 @@ first, because only there can a terminal or a notebook be asked.
 from __future__ import annotations
 
 import threading
+import time
 from typing import (
     Any,
     Callable,
@@ -26,9 +27,12 @@ from .._deadline import Deadline
 from .._lifecycle import Enrolled, enrol
 from ..exceptions import AuthorizationError, ClientClosed, MCPError
 
-__all__ = ["Flight", "Flights", "flights"]
+__all__ = ["Flight", "Flights", "flights", "twin_of"]
 
 T = TypeVar("T")
+
+#: Seconds for which the end of the program waits for what is to be saved.
+_LAST_SECONDS = 2.0
 
 
 class Flight(Generic[T]):
@@ -47,7 +51,9 @@ class Flight(Generic[T]):
         work: Callable[[], T],
         changed: threading.Condition,
         forget: Callable[[], object],
+        working: "List[Flight[Any]]",
     ) -> None:
+        self._working = working
         self._name = name
         self._work = work
         self._changed = changed
@@ -65,6 +71,8 @@ class Flight(Generic[T]):
         thread = threading.Thread(target=self._work_out, name=self._name, daemon=True)
         try:
             self._begun = True
+            with self._changed:
+                self._working.append(self)
             thread.start()
         except BaseException as error:
             self._end([], error)
@@ -94,6 +102,8 @@ class Flight(Generic[T]):
             self.over = True
             # Whoever keeps the table must not keep a traceback, or what it refers to.
             self._forget()
+            if self in self._working:
+                self._working.remove(self)
             self._changed.notify_all()
 
     def wait(
@@ -133,7 +143,7 @@ class Flight(Generic[T]):
         if failure is None:
             return self._results[0]
         if isinstance(failure, MCPError):
-            raise _copy(failure) from failure
+            raise twin_of(failure) from failure
         if not isinstance(failure, Exception):
             raise AuthorizationError("the login was given up") from failure
         raise AuthorizationError(
@@ -158,9 +168,20 @@ class Flights(Enrolled):
         # handler that happens to run while its own thread holds it.
         self._changed = threading.Condition(threading.RLock())
         self._flights: Dict[Hashable, Flight[Any]] = {}
+        # Those that end by themselves, and must not be cut off.
+        self._working: List[Flight[Any]] = []
 
     def after_fork_in_child(self) -> None:
         self._begin()
+
+    def finish_exit(self, seconds: float) -> None:
+        """Let what was begun be saved before the program ends."""
+        end = time.monotonic() + min(seconds, _LAST_SECONDS)
+        with self._changed:
+            left = end - time.monotonic()
+            while self._working and left > 0:
+                self._changed.wait(left)
+                left = end - time.monotonic()
 
     def current(self, key: Hashable) -> Optional[Flight[Any]]:
         """Return the flight that others have under way, if there is one."""
@@ -189,9 +210,7 @@ class Flights(Enrolled):
                 found = after.next = after.next or found
             if found is not None:
                 return cast("Flight[T]", found), found.is_left_to_this_thread
-            led: Flight[T] = Flight(
-                name, work, self._changed, lambda: self._forget(key, led)
-            )
+            led: Flight[T] = self._flight(name, work, lambda: self._forget(key, led))
             self._flights[key] = led
             if after is not None:
                 after.next = led
@@ -203,7 +222,12 @@ class Flights(Enrolled):
 
     def alone(self, name: str, work: Callable[[], T]) -> Flight[T]:
         """Return a flight that nobody can join."""
-        return Flight(name, work, self._changed, lambda: None)
+        return self._flight(name, work, lambda: None)
+
+    def _flight(
+        self, name: str, work: Callable[[], T], forget: Callable[[], object]
+    ) -> Flight[T]:
+        return Flight(name, work, self._changed, forget, self._working)
 
     def wake(self) -> None:
         """Let all who wait look whether they still want to."""
@@ -214,8 +238,8 @@ class Flights(Enrolled):
 flights = Flights()
 
 
-def _copy(failure: MCPError) -> MCPError:
-    """Return a twin: several threads raising one exception would mix tracebacks."""
+def twin_of(failure: MCPError) -> MCPError:
+    """Return a copy: several threads raising one exception would mix tracebacks."""
     twin = type(failure).__new__(type(failure))
     twin.args = failure.args
     twin.__dict__.update(failure.__dict__)

@@ -74,8 +74,8 @@ _VERIFIER = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
 #: RFC 6749, appendix A.5 and A.11: visible characters and spaces.
 _VISIBLE = re.compile(r"[\x20-\x7e]+")
 
-#: What a URL may have and means something to a shell; but for the ampersand, which every
-#: URL of a login has.
+#: What a URL may have and means something to a shell; but for the ampersand, which
+#: every URL of a login has.
 _SHELL = re.compile(r"[!$'()*;]")
 
 _WHOLE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")

@@ -14,7 +14,6 @@ from typing import (
     Any,
     Callable,
     Collection,
-    Dict,
     Mapping,
     Optional,
     Protocol,
@@ -27,14 +26,7 @@ from .._deadline import Deadline
 from .._text import clean
 from ..exceptions import ConfigError
 from ._records import ClientRecord, Credentials, ServerMetadata, Token
-from .stores import (
-    CredentialStore,
-    FileStore,
-    KeyringStore,
-    MemoryStore,
-    RegistrationStore,
-    default_store,
-)
+from .stores import CredentialStore, RegistrationStore, shared_store
 
 if TYPE_CHECKING:
     from ._acquisition import Site
@@ -53,13 +45,6 @@ Names = Tuple[str, ...]
 Flow = Callable[[str], str]
 
 _FLOWS = ("two-phase", "browser", "paste")
-
-_STORES: Dict[str, Callable[[], CredentialStore]] = {
-    "auto": default_store,
-    "file": FileStore,
-    "keyring": KeyringStore,
-    "memory": MemoryStore,
-}
 
 
 class Grant(Protocol):
@@ -172,15 +157,7 @@ class OAuth:
         store = self.store
         if store is None:
             store = "auto" if self.grant is None else "memory"
-        if not isinstance(store, str):
-            return store
-        make = _STORES.get(store)
-        if make is None:
-            raise ConfigError(
-                "store must be one of %s, or a store, not %s"
-                % (", ".join(_STORES), clean(repr(store), 80))
-            )
-        return make()
+        return shared_store(store) if isinstance(store, str) else store
 
     # --- what the parts of this package read ------------------------------------
 
@@ -285,13 +262,14 @@ class OAuth:
         from ._fetch import Fetcher
         from .authorizer import Authorizer
 
-        def fetcher() -> Fetcher:
+        def fetcher(server_address: Optional[str]) -> Fetcher:
             return Fetcher(
                 server_url=url,
                 allow_insecure=self.insecure_origins,
                 allow_private=self.allow_private,
                 verify=verify,
                 proxies=proxies,
+                server_address=server_address,
             )
 
         return Authorizer(Server(name, url), self, fetcher)

@@ -57,6 +57,7 @@ class Credential:
         tried: ``"refresh"``, ``"grant"``, ``"login"``, ``"nonce"``.
         step_ups: how often more scopes were asked for.
         purpose: the MCP method and name that the request was for.
+        server_address: the IP address that refused it, where that is known.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Credential:
         self.url = request.url or ""
         headers = request.headers
         self.step_ups: int = 0
+        self.server_address: Optional[str] = None
         self.tried: FrozenSet[str] = frozenset()
         if refused is not None:
             self.tried, self.step_ups = refused.tried, refused.step_ups
@@ -134,19 +136,26 @@ class AuthorizedSession(OAuth2Session, Enrolled):
             return None
         if not same_origin(prepared.url or "", self._server.url):
             return None
-        held = self.authorizer.current(deadline)
+        if prepared.method == "DELETE":
+            # A farewell: nothing is begun for it that nobody would wait for.
+            held = self.authorizer.held
+        else:
+            held = self.authorizer.current(deadline)
         before = refused if isinstance(refused, Credential) else None
         credential = Credential(held, prepared, before)
-        if held is not None:
-            self._add(prepared, held)
+        if held is not None and not self._add(prepared, held):
+            credential.credentials = None
         return credential
 
-    def _add(self, prepared: requests.PreparedRequest, held: Credentials) -> None:
+    def _add(self, prepared: requests.PreparedRequest, held: Credentials) -> bool:
+        """Add a token to a request; ``False`` if it is of no use without its key."""
         token = held.token
+        if token.token_type.lower() != "dpop":
+            prepared.headers["Authorization"] = "Bearer " + token.access_token
+            return True
         dpop = self._dpop_for(held)
         if dpop is None:
-            prepared.headers["Authorization"] = "Bearer " + token.access_token
-            return
+            return False
         method, url = prepared.method or "", prepared.url or ""
         prepared.headers["Authorization"] = "DPoP " + token.access_token
         prepared.headers["DPoP"] = dpop.proof(method, url, token.access_token)
@@ -155,10 +164,11 @@ class AuthorizedSession(OAuth2Session, Enrolled):
             dpop.note(url, response.headers)
 
         prepared.hooks.setdefault("response", []).append(note)
+        return True
 
     def _dpop_for(self, held: Credentials) -> Optional[DPoP]:
         """Return what makes proofs for a token, if it is bound to a key."""
-        if held.token.token_type.lower() != "dpop" or held.dpop_key is None:
+        if held.dpop_key is None:
             return None
         thumb = str(sorted(held.dpop_key.items()))
         known, dpop = self._dpop
@@ -180,6 +190,7 @@ class AuthorizedSession(OAuth2Session, Enrolled):
         if not isinstance(credential, Credential):
             return False
         challenges = tuple(parse_challenges(_challenges_of(response)))
+        credential.server_address = getattr(response, "server_address", None)
         if response.status_code == 401:
             return self._unauthorized(credential, challenges, deadline)
         return self._forbidden(credential, challenges, deadline)
@@ -192,18 +203,25 @@ class AuthorizedSession(OAuth2Session, Enrolled):
         challenges: Tuple[Challenge, ...],
         deadline: Deadline,
     ) -> bool:
-        if _wants_nonce(challenges) and "nonce" not in credential.tried:
+        if _wants_nonce(challenges):
             # The proof was noted to lack it; nobody has to log in for that.
+            if "nonce" in credential.tried:
+                raise AuthorizationError(
+                    "the server wants another nonce each time",
+                    server=self._server.name,
+                )
             credential.tried |= {"nonce"}
             return credential.credentials is not None
         if credential.method == "DELETE":
             # Only a courtesy.
             return False
         if credential.tried & {"login", "grant"}:
-            raise AuthorizationError(
+            error = AuthorizationError(
                 "the server refuses the token that was just issued for it",
                 server=self._server.name,
             )
+            self.authorizer.note_failed_login(error)
+            raise error
         # A stream in the background opens no browser.
         background = credential.method == "GET" and credential.credentials is not None
         need = Need(
@@ -211,6 +229,7 @@ class AuthorizedSession(OAuth2Session, Enrolled):
             credential.access_token,
             may_refresh="refresh" not in credential.tried,
             may_log_in=not background,
+            server_address=credential.server_address,
         )
         obtained = self.authorizer.obtain(need, deadline)
         credential.tried |= {obtained.source}
@@ -234,17 +253,29 @@ class AuthorizedSession(OAuth2Session, Enrolled):
             raise self._insufficient(error.message) from error
         if scopes is None:
             raise self._insufficient("it was issued for what the server asks for")
+        self._check_policy(held, scopes)
         need = Need(
             challenges,
             held.token.access_token,
             scopes=scopes,
             may_refresh=False,
             may_log_in=credential.method != "GET",
+            server_address=credential.server_address,
         )
         newest = self.authorizer.held
         if newest is None or not need.is_met_by(newest):
             self._step_up(credential, need, deadline)
         return True
+
+    def _check_policy(self, held: Credentials, scopes: Names) -> None:
+        """Refuse to ask for more than the configuration allows."""
+        config = self.authorizer.config
+        allowed = {*held.requested_scopes, *config.scopes}
+        if config.scope_policy == "only" and not set(scopes) <= allowed:
+            raise self._insufficient(
+                "the configuration does not let us ask for the scopes "
+                + clean(" ".join(scopes), 200)
+            )
 
     def _step_up(self, credential: Credential, need: Need, deadline: Deadline) -> None:
         """Ask for more scopes, together with all who want the same meanwhile."""

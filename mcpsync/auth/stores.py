@@ -39,21 +39,24 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
+    Callable,
     ContextManager,
     Dict,
     Iterator,
     List,
     Optional,
+    Tuple,
     TypeVar,
     Union,
 )
 
 from .._lifecycle import Enrolled, enrol
 from .._text import clean
-from ..exceptions import CredentialLockTimeout, CredentialStoreError
+from ..exceptions import ConfigError, CredentialLockTimeout, CredentialStoreError
 from ._base import (
     LOCK_TIMEOUT,
     WRITE_PATIENCE,
@@ -96,6 +99,7 @@ __all__ = [
     "default_home",
     "default_store",
     "registrations_of",
+    "shared_store",
 ]
 
 _log = logging.getLogger("mcpsync")
@@ -128,8 +132,12 @@ class MemoryStore(Store, Enrolled):
         enrol(self)
 
     def after_fork_in_child(self) -> None:
-        """Forget the locks: their holders are threads of the parent."""
+        """Forget what is the parent's: locks, and tokens that can be spent once."""
         self._locks = {}
+        self._contents = {
+            account: _without_refresh_token(content)
+            for account, content in self._contents.items()
+        }
 
     @contextmanager
     def lock(
@@ -163,6 +171,12 @@ class MemoryStore(Store, Enrolled):
 
     def _remove(self, slot: Slot[Any]) -> bool:
         return self._contents.pop(slot.account, None) is not None
+
+
+def _without_refresh_token(content: Any) -> Any:
+    if not isinstance(content, Credentials):
+        return content
+    return replace(content, token=replace(content.token, refresh_token=None))
 
 
 def _acquire(lock: threading.Lock, timeout: float) -> bool:
@@ -529,20 +543,45 @@ class AutoStore(Store):
             _log.info("credentials are kept in %s", store.name)
 
 
-_defaults: Dict[str, AutoStore] = {}
+_KINDS: Dict[str, Callable[[], CredentialStore]] = {
+    "auto": AutoStore,
+    "file": FileStore,
+    "keyring": KeyringStore,
+}
+
+_shared: Dict[Tuple[str, str], CredentialStore] = {}
 
 
-def default_store() -> AutoStore:
+def shared_store(kind: str = "auto") -> CredentialStore:
     """Return the store of this user, which the whole process shares.
 
     It is in ``$MCPSYNC_HOME``, or ``~/.mcpsync``; nothing is made there before
     something is saved.
+
+    Args:
+        kind: ``"auto"``, ``"file"``, ``"keyring"``; or ``"memory"``, which is a new
+            one each time.
+
+    Raises:
+        ConfigError: there is no such kind.
     """
-    home = default_home()
-    store = _defaults.get(home)
-    if store is None:
-        # Of two threads that come at once, both get the same one.
-        store = _defaults.setdefault(home, AutoStore())
+    if kind == "memory":
+        return MemoryStore()
+    make = _KINDS.get(kind)
+    if make is None:
+        raise ConfigError(
+            "store must be one of %s and memory, or a store, not %s"
+            % (", ".join(_KINDS), clean(repr(kind), 80))
+        )
+    key = (kind, default_home())
+    # Of two threads that come at once, both get the same one.
+    return _shared.get(key) or _shared.setdefault(key, make())
+
+
+def default_store() -> AutoStore:
+    """Return the one that the whole process shares: keyring, or else a file."""
+    store = shared_store()
+    assert isinstance(store, AutoStore)
     return store
 
 

@@ -239,12 +239,26 @@ class HTTPWire:
     ) -> bool:
         if self._authorizer is None:
             return False
+        setattr(response, "server_address", self._address(response, abort))
         try:
             return self._authorizer.repair(credential, response, abort.deadline)
         except BaseException:
             abort.release()
             response.close()
             raise
+
+    def _address(self, response: requests.Response, abort: Abort) -> Optional[str]:
+        """Return the IP address of the server, unless a proxy is in between."""
+        session, sock = self._session, abort.socket
+        if session is None or sock is None:
+            return None
+        url = response.request.url or self.url
+        if requests.utils.select_proxy(url, session.proxies):
+            return None
+        try:
+            return str(sock.getpeername()[0])
+        except OSError:
+            return None
 
     def _send(
         self,

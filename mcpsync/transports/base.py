@@ -114,7 +114,12 @@ class Authorizer(Protocol):
         """
 
     def repair(self, credential: object, response: Any, deadline: Deadline) -> bool:
-        """Look at a 401 or 403; return whether to send the same request again."""
+        """Look at a 401 or 403; return whether to send the same request again.
+
+        Args:
+            response: a ``requests.Response``, its body not read; ``server_address``
+                is the IP address that it came from, or ``None``.
+        """
 
     def close(self) -> None:
         """Wake those who wait for credentials: the client is closed. Idempotent."""

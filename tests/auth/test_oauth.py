@@ -12,7 +12,7 @@ import pytest
 
 import mcpsync
 from mcpsync._deadline import Deadline
-from mcpsync.auth import login
+from mcpsync.auth import authorizer, login
 from mcpsync.auth.authorizer import Need
 from mcpsync.auth.flight import Flight
 from mcpsync.auth.session import AuthorizedSession
@@ -202,7 +202,10 @@ def test_the_clock_of_the_leader_stands_still(realm: Realm) -> None:
 
 
 def test_a_login_that_is_denied_is_denied_to_all(
-    realm: Realm, session: AuthorizedSession, person: Person
+    realm: Realm,
+    session: AuthorizedSession,
+    person: Person,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     realm.issuer.deny = True
     person.may_go_on.set()
@@ -211,8 +214,13 @@ def test_a_login_that_is_denied_is_denied_to_all(
     assert len({str(outcome) for outcome in outcomes}) == 1
     assert "access_denied" in str(outcomes[0])
     assert len(realm.issuer.logins) == 1
-    # A later call asks again.
     realm.issuer.deny = False
+    # Not at once: a program that calls in a loop would open one window after another.
+    with pytest.raises(AuthorizationError, match="access_denied"):
+        ask(session)
+    assert len(realm.issuer.logins) == 1
+    # A later call asks again.
+    monkeypatch.setattr(authorizer, "LOGIN_PAUSE", 0.0)
     assert ask(session) == 200
 
 
