@@ -408,9 +408,11 @@ class Acquisition:
             )
             try:
                 self._registrations.save_registration(client)
-            except CredentialStoreError as error:
-                # It is good for this login.
-                _log.warning("the registration could not be saved: %s", error)
+            except Exception as error:
+                # It is good for this login. What others raise may show a secret.
+                ours = isinstance(error, CredentialStoreError)
+                said = str(error) if ours else type(error).__name__
+                _log.warning("the registration could not be saved: %s", said)
         methods = metadata.token_endpoint_auth_methods_supported
         return tokens.with_auth_method(client, methods)
 

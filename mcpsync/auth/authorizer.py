@@ -186,6 +186,9 @@ class Authorizer(Enrolled):
             return None
         if client is not None and stored.client.client_id != client:
             return None
+        if stored.token.token_type.lower() == "dpop" and stored.dpop_key is None:
+            # It is bound to a key that nobody has any more.
+            return None
         return stored
 
     # --- getting others -----------------------------------------------------
