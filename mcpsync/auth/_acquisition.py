@@ -9,7 +9,6 @@ Specification: 2026-07-28, basic/authorization.
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
@@ -18,7 +17,6 @@ from .._deadline import Deadline
 from .._text import clean
 from ..exceptions import (
     AuthorizationError,
-    CredentialStoreError,
     DiscoveryError,
     IssuerMismatch,
     TokenError,
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Acquisition", "Server", "Site"]
 
-_log = logging.getLogger("mcpsync.auth")
 
 Names = Tuple[str, ...]
 
@@ -406,13 +403,7 @@ class Acquisition:
                 config.client_name,
                 self._deadline,
             )
-            try:
-                self._registrations.save_registration(client)
-            except Exception as error:
-                # It is good for this login. What others raise may show a secret.
-                ours = isinstance(error, CredentialStoreError)
-                said = str(error) if ours else type(error).__name__
-                _log.warning("the registration could not be saved: %s", said)
+            self._registrations.save_registration(client)
         methods = metadata.token_endpoint_auth_methods_supported
         return tokens.with_auth_method(client, methods)
 

@@ -52,7 +52,7 @@ from ..exceptions import (
     RegistrationError,
     TokenError,
 )
-from ..protocol.jsonrpc import decode, dumps
+from ..protocol.jsonrpc import check_depth, decode, dumps
 from ..types import JSON
 from ._urls import (
     Insecure,
@@ -699,6 +699,7 @@ def _value(body: bytes) -> Tuple[JSON, Optional[str]]:
     try:
         # First, because decode() quotes what is not JSON, and that may hold a token.
         text = body.decode("utf-8")
+        check_depth(text)
         _outline.decode(text)
         return decode(text), None
     except InvalidMessage as error:

@@ -13,17 +13,18 @@ import time
 import weakref
 from typing import Iterator, NamedTuple, Optional, Tuple
 
+from .._lifecycle import Enrolled, enrol
 from ..exceptions import (
     CredentialLockTimeout,
     CredentialStoreError,
     MCPError,
     TokenError,
 )
-from ._records import Credentials
+from ._records import ClientRecord, Credentials
 from .flight import twin_of
-from .stores import AutoStore, CredentialStore
+from .stores import AutoStore, CredentialStore, RegistrationStore
 
-__all__ = ["Keeper", "keeper_of"]
+__all__ = ["Keeper", "Registrations", "keeper_of"]
 
 _log = logging.getLogger("mcpsync.auth")
 
@@ -38,7 +39,7 @@ class _Unsaved(NamedTuple):
     replaces: Optional[Credentials]
 
 
-class Keeper:
+class Keeper(Enrolled):
     """Reads and saves the credentials of one server.
 
     Any thread may read; everything else is for the one that holds the lock.
@@ -51,6 +52,11 @@ class Keeper:
         self._seen: Optional[Credentials] = None
         self._unsaved: Optional[_Unsaved] = None
         self._busy: Optional[Tuple[float, MCPError]] = None
+        enrol(self)
+
+    def after_fork_in_child(self) -> None:
+        # The parent has it as well, and a refresh token can be spent once.
+        self._unsaved = None
 
     @contextlib.contextmanager
     def locked(self, needed: bool = True) -> Iterator[None]:
@@ -161,6 +167,46 @@ class Keeper:
             seconds = min(error.retry_after, _LONGEST_PAUSE)
             # A copy: the traceback of this one would keep alive whatever it refers to.
             self._busy = (time.monotonic() + seconds, twin_of(error))
+
+
+class Registrations:
+    """Registrations of this client. One that cannot be kept, or read, is a new one.
+
+    For any number of threads, if the store is.
+    """
+
+    def __init__(self, store: RegistrationStore) -> None:
+        self._store = store
+
+    def load_registration(
+        self, issuer: str, redirect_uri: Optional[str] = None
+    ) -> Optional[ClientRecord]:
+        """Return the registration with an issuer, if it is of use."""
+        with _forgiving("read"):
+            return self._store.load_registration(issuer, redirect_uri)
+        return None
+
+    def save_registration(self, record: ClientRecord) -> None:
+        """Keep a registration for the next login; it is good for this one anyway."""
+        with _forgiving("saved"):
+            self._store.save_registration(record)
+
+    def drop_registration(self, issuer: str) -> bool:
+        """Forget a registration; ``False`` if there was none."""
+        with _forgiving("dropped"):
+            return self._store.drop_registration(issuer)
+        return False
+
+
+@contextlib.contextmanager
+def _forgiving(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # As texts: a log that keeps the exception would keep its frames as well.
+        ours = isinstance(error, CredentialStoreError)
+        reason = str(error) if ours else type(error).__name__
+        _log.warning("the registration could not be %s: %s", what, reason)
 
 
 _keepers: "weakref.WeakValueDictionary[Tuple[int, str, str], Keeper]"

@@ -118,8 +118,7 @@ class Renewal:
             raise self._login_required()
         site = acquisition.discover(need.challenges or ())
         if config.grant is not None:
-            scopes = acquisition.scopes(site, need.scopes)
-            return Obtained(acquisition.grant(site, scopes), "grant")
+            return Obtained(self._granted(site), "grant")
         stored = acquisition.stored
         if self._may_refresh and stored is not None:
             if acquisition.is_for(stored, site):
@@ -165,6 +164,15 @@ class Renewal:
             return False
         same = site.metadata.token_endpoint == stored.token_endpoint
         return not (same and acquisition.is_for(stored, site))
+
+    def _granted(self, site: Site) -> Credentials:
+        self._keeper.check_pause()
+        scopes = self._acquisition.scopes(site, self._need.scopes)
+        try:
+            return self._acquisition.grant(site, scopes)
+        except TokenError as error:
+            self._keeper.note_pause(error)
+            raise
 
     def _refreshed(
         self, stored: Credentials, site: Optional[Site]

@@ -29,7 +29,7 @@ from ..exceptions import (
 )
 from ._acquisition import UNKNOWN_CLIENT, WORK_SECONDS, Acquisition, Server, Site
 from ._fetch import Fetcher
-from ._keeper import keeper_of
+from ._keeper import Registrations, keeper_of
 from ._records import Credentials
 from ._renewal import Need, Obtained, Renewal, login_required
 from .discovery import MetadataCache
@@ -95,7 +95,7 @@ class Authorizer(Enrolled):
         self.config = config
         self._fetcher = fetcher
         self._keeper = keeper_of(config.credential_store, server.name, server.url)
-        self._registrations = registrations_of(config.credential_store)
+        self._registrations = Registrations(registrations_of(config.credential_store))
         self._cache = MetadataCache()
         # Those who would send other things, or accept others, fly for themselves.
         self._key: Tuple[object, ...] = (
