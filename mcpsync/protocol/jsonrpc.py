@@ -9,8 +9,10 @@ Specification: 2026-07-28, basic/index.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
@@ -24,6 +26,7 @@ __all__ = [
     "Request",
     "RequestId",
     "Response",
+    "check_depth",
     "decode",
     "dumps",
     "empty_answer",
@@ -35,6 +38,13 @@ RequestId = Union[int, str]
 
 #: Deepest nesting of arrays and objects in one message.
 MAX_DEPTH = 200
+
+#: So many brackets of a text do no harm to the stack, however they are nested.
+_SAFE_DEPTH = 400
+
+_BRACKETS = re.compile(r"[\[\]{}]")
+
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 #: Most digits of one integer; CPython's own parser is quadratic beyond that.
 MAX_DIGITS = 400
@@ -143,6 +153,10 @@ def decode(data: Union[bytes, bytearray, str]) -> Any:
         text = data if isinstance(data, str) else str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidMessage("not UTF-8 (%s)" % error.reason) from error
+    # Counting is fast; only a text with many brackets can be nested deeply.
+    brackets = text.count("[") + text.count("{")
+    if brackets > _SAFE_DEPTH:
+        check_depth(text)
     try:
         value = _decoder.decode(text)
     except ValueError as error:
@@ -150,10 +164,26 @@ def decode(data: Union[bytes, bytearray, str]) -> Any:
         raise InvalidMessage("not JSON (%s)%s" % (reason, _beginning(text))) from error
     except RecursionError:
         raise InvalidMessage("nested too deeply") from None
-    # Counting is fast; only a message with many brackets can be nested deeply.
-    if text.count("[") + text.count("{") > MAX_DEPTH:
+    if MAX_DEPTH < brackets <= _SAFE_DEPTH:
         _check_depth(value)
     return value
+
+
+def check_depth(text: str) -> None:
+    """Refuse a JSON text that is nested too deeply, before it is read.
+
+    The reader goes as deep as the text. Where that all but uses up the stack, it is
+    too late for an error: the destructors that happen to run just then fail as well.
+
+    Raises:
+        InvalidMessage: it is, or would be if it were JSON.
+    """
+    # What is between quotation marks, escaped ones left out, is no structure.
+    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    brackets = _BRACKETS.findall("".join(unescaped.split('"')[::2]))
+    depths = itertools.accumulate(map(_STEPS.__getitem__, brackets))
+    if max(depths, default=0) > MAX_DEPTH:
+        raise InvalidMessage("nested deeper than %d levels" % MAX_DEPTH)
 
 
 def _beginning(text: str) -> str:

@@ -17,6 +17,7 @@ from mcpsync.protocol.jsonrpc import (
     Outgoing,
     Request,
     Response,
+    check_depth,
     decode,
     dumps,
     empty_answer,
@@ -473,3 +474,38 @@ def test_a_message_says_which_status_it_came_with() -> None:
     defaults = (Response(1).status, Response(1).error)
     assert defaults == (None, None)
     assert Response(1, status=404).status == 404
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 201 + "]" * 201,
+        '{"a":' * 201 + "1" + "}" * 201,
+        "[[]," * 300 + "1" + "]" * 300,
+        "[" * 100_000,
+        '["\\\\",' * 500 + "1" + "]" * 500,
+    ],
+    ids=["arrays", "objects", "with siblings", "unclosed", "with escapes"],
+)
+def test_a_deep_text_is_refused_before_it_is_read(text: str) -> None:
+    # The reader goes as deep as the text, and near the end of the stack destructors
+    # that happen to run fail.
+    with pytest.raises(InvalidMessage, match="nested deeper than 200 levels"):
+        check_depth(text)
+    with pytest.raises(InvalidMessage, match="nested deeper than 200 levels"):
+        decode(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[1]] * 5000,
+        ["[" * 3000 + '"' + "{" * 3000 + "\\"] * 3,
+        {"[" * 500: "]" * 10, "a\\": ["[[" * 300, "\\\\\\", "{"]},
+    ],
+    ids=["flat", "in strings", "in names"],
+)
+def test_many_brackets_are_not_deep(value: Any) -> None:
+    text = json.dumps(value)
+    check_depth(text)
+    assert decode(text) == value
