@@ -75,9 +75,10 @@ def test_fifty_calls_use_one_connection(
 @ERAS
 def test_concurrent_calls_run_concurrently(era: str) -> None:
     with serve_http(era=era) as server, mcpsync.connect(server.url) as client:
-        calls = [client.start_call("wait", {"seconds": 0.5}) for _ in range(8)]
-        assert [c.result(5).data for c in calls] == [{"waited": 0.5}] * 8
-        assert server.stats["max_in_flight"] == 8
+        calls = [client.start_call("wait", {"seconds": 60}) for _ in range(8)]
+        # However slowly the threads begin.
+        eventually(lambda: server.stats["in_flight"] == 8)
+        assert all([call.cancel() for call in calls])
 
 
 # --- a failure belongs to its call --------------------------------------------------
