@@ -14,6 +14,7 @@ from .._text import clean
 from ..auth._records import Credentials
 from ..auth._urls import is_loopback_host
 from ..auth.oauth import OAuth
+from ..auth.stores import KeyringStore
 from ..exceptions import CredentialStoreError, LoginRequired
 from ._errors import OK
 from ._output import Output
@@ -82,6 +83,10 @@ def _log_in(server: Server, url: str, own: Dict[str, Any], output: Output) -> in
         redirect_uri=own["redirect_uri"],
         store=own["store"],
     )
+    store = config.credential_store
+    if isinstance(store, KeyringStore):
+        # Nobody shall log in for nothing.
+        store.check()
     # What is asked is talk: standard output may be a file, and JSON.
     with contextlib.redirect_stdout(sys.stderr):
         found = config.login(url, name=name)
