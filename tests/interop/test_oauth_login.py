@@ -17,9 +17,12 @@ import mcpsync
 
 from . import authservers
 from .accounts import ANSWER, BROWSER, Account, difference, echo
-from .authservers import ROOT, AuthorizationServer, ProtectedServer
+from .authservers import AuthorizationServer, ProtectedServer
 from .browser import sign_in
 from .flow import REDIRECT_URI, Login, query_of
+
+#: Where these tests are, wherever the package is installed.
+TESTS = Path(__file__).resolve().parents[2]
 
 DENIAL = """
 import sys
@@ -90,7 +93,7 @@ def test_threads_that_all_need_a_login_share_one(account: Account) -> None:
 
 def test_a_user_who_cancels_ends_the_login(account: Account) -> None:
     script = account.home / "cancel.py"
-    script.write_text(DENIAL.format(root=str(ROOT)))
+    script.write_text(DENIAL.format(root=str(TESTS)))
     told = account.run(
         {"BROWSER": f"{sys.executable} {script} %s"},
         oauth={"flow": "browser", "store": "file"},
